@@ -1,0 +1,71 @@
+// Package mount holds the nouns of a volume mount: what was asked (Spec), what it resolved to (Mount), and the rules that
+// need nothing but those values (Parse, Policy). It does not touch the file system and knows no Kubernetes object.
+package mount
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
+// Spec says which volume a caller wants at which path of a sandbox. Made by Parse; it never holds a secret.
+type Spec struct {
+	// ID names the mount in the API (`mountID`). Parse derives one from volume, container and target when it is empty.
+	ID string `json:"id"`
+	// Volume is the name of a PersistentVolume.
+	Volume string `json:"volume"`
+	// SubPath is a relative directory inside the volume; empty means the volume's root.
+	SubPath string `json:"subPath,omitempty"`
+	// Target is the absolute, normalised path in the sandbox.
+	Target string `json:"target"`
+	// ReadOnly asks for a mount that refuses writes; the volume itself may be read-only too.
+	ReadOnly bool `json:"readOnly,omitempty"`
+	// Container is the container of the sandbox that gets the mount; empty means the main one.
+	Container string `json:"container,omitempty"`
+}
+
+// DerivedID is the mount ID of a spec that names none: stable for the same volume, container and target.
+func (s Spec) DerivedID() string {
+	sum := sha256.Sum256([]byte(s.Volume + "\x00" + s.Container + "\x00" + s.Target))
+	return "m" + hex.EncodeToString(sum[:])[:15]
+}
+
+// Mount is a resolved Spec: everything a driver needs. A plain value; nobody modifies one that was handed to him.
+type Mount struct {
+	Spec
+	// Driver is the CSI driver name, or one of the built-in names below for volumes with a plain source.
+	Driver string
+	// VolumeHandle is the PersistentVolume's volumeHandle, verbatim; it is the volume_id on every CSI wire.
+	VolumeHandle string
+	// Attributes are the PersistentVolume's volumeAttributes, or the fields of a plain source.
+	Attributes map[string]string
+	// Options are the PersistentVolume's mountOptions, already split at commas.
+	Options []string
+	// AccessMode is the PersistentVolume's widest access mode.
+	AccessMode AccessMode
+	// Owner owns the root of the mount and the directories made for it.
+	Owner Owner
+	// Secret holds the volume's credentials.
+	Secret Secret
+}
+
+// Names of the built-in drivers.
+const (
+	DriverOSS      = "ossplugin.csi.alibabacloud.com"
+	DriverNAS      = "nasplugin.csi.alibabacloud.com"
+	DriverTmpfs    = "tmpfs.csi.sandgate.dev"
+	DriverHostPath = "hostpath.csi.sandgate.dev" // PersistentVolumes with spec.hostPath or spec.local; attribute "path"
+)
+
+// AccessMode is a PersistentVolume access mode, by its Kubernetes name.
+type AccessMode string
+
+// The access modes of Kubernetes.
+const (
+	ReadWriteOnce    AccessMode = "ReadWriteOnce"
+	ReadOnlyMany     AccessMode = "ReadOnlyMany"
+	ReadWriteMany    AccessMode = "ReadWriteMany"
+	ReadWriteOncePod AccessMode = "ReadWriteOncePod"
+)
+
+// Owner is the user and group, as numbers, that a mount belongs to.
+type Owner struct{ UID, GID uint32 }

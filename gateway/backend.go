@@ -1,0 +1,35 @@
+package gateway
+
+import (
+	"context"
+
+	"github.com/sandgate-dev/sandgate/warmpool"
+)
+
+// Backend is where sandboxes come from. Every implementation passes warmpool/warmpooltest.
+type Backend interface {
+	// Template finds a warm pool by name or alias. NotFound.
+	Template(ctx context.Context, name string) (warmpool.Template, error)
+	// Templates lists the warm pools by name.
+	Templates(ctx context.Context) ([]warmpool.Template, error)
+	// Claim takes a sandbox for the claim's principal, from stock or made for it, within ctx's deadline. The claim's mounts
+	// are recorded as intent. NotFound (template), Exhausted (with RetryAfter), Unavailable.
+	Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error)
+	// Start initialises a claimed sandbox's daemon and publishes its mounts, together, and returns it running. When it
+	// returns an error nothing of the mounts is left; errors.Is(err, warmpool.ErrUnreachable) means that the sandbox is to
+	// blame and has been marked failed. Otherwise the error's code and message are the volume's.
+	Start(ctx context.Context, id warmpool.ID, s warmpool.Start) (warmpool.Sandbox, error)
+	// Get returns a claimed sandbox. NotFound for unknown, unclaimed and ended ones.
+	Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error)
+	// List returns the claimed sandboxes that the filter chooses, in no order.
+	List(ctx context.Context, f warmpool.Filter) ([]warmpool.Sandbox, error)
+	// SetDeadline moves a sandbox's end and returns it. NotFound.
+	SetDeadline(ctx context.Context, id warmpool.ID, d warmpool.Deadline) (warmpool.Sandbox, error)
+	// Release ends a sandbox: flushes and unmounts its volumes, then kills it. NotFound when it is already gone.
+	Release(ctx context.Context, id warmpool.ID) error
+}
+
+// Meter is the optional ability to tell what a sandbox uses. An empty result means no sample yet.
+type Meter interface {
+	Usage(ctx context.Context, id warmpool.ID) ([]warmpool.Usage, error)
+}
