@@ -1,0 +1,165 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+// Request is what a create request asks of volumes.
+type Request struct {
+	Principal warmpool.Principal
+	Template  warmpool.Template
+	Metadata  map[string]string // the caller's, for placeholders
+	Specs     []mount.Spec      // as mount.Parse made them
+	// Drivers are the names of the drivers that this installation has.
+	Drivers []string
+}
+
+// Resolve turns the specs of a request into mounts, in their order. What is wrong with them is one mount.Faults with all of
+// it, indexes into Specs; the mounts then come along as far as they are known (a spec that failed has no Driver), for rules
+// that can add their own faults. A Reader that fails is warmpool.Unavailable and nothing else is said.
+func Resolve(ctx context.Context, r Reader, req Request) ([]mount.Mount, error) {
+	res := &resolution{reader: r, req: req, volumes: map[string]source{}}
+	mounts := make([]mount.Mount, len(req.Specs))
+	for i, spec := range req.Specs {
+		m, err := res.mount(ctx, i, spec)
+		if err != nil {
+			return nil, &warmpool.Error{Code: warmpool.Unavailable, Message: "volumes cannot be looked up at the moment; try again", Err: err}
+		}
+		mounts[i] = m
+	}
+	return mounts, res.faults.Err()
+}
+
+// resolution is one run of Resolve. Volumes are read once, however often they are named.
+type resolution struct {
+	reader  Reader
+	req     Request
+	volumes map[string]source
+	faults  mount.Faults
+}
+
+func (res *resolution) fault(i int, field mount.Field, format string, args ...any) {
+	res.faults = append(res.faults, mount.Fault{Index: i, Field: field, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount.Mount, error) {
+	res.fits(i, spec)
+	src, err := res.volume(ctx, spec.Volume)
+	if err != nil {
+		return mount.Mount{}, err
+	}
+	for _, reason := range src.reasons {
+		res.fault(i, mount.FieldVolume, "%s", reason)
+	}
+	m := mount.Mount{Spec: spec, Owner: res.req.Template.Owner}
+	if main := res.req.Template.Containers; len(main) > 0 && spec.Container == main[0] {
+		m.Container = "" // one name for one place: the identity of a mount holds its container
+	}
+	if len(src.reasons) > 0 {
+		return m, nil
+	}
+	m.ReadOnly = spec.ReadOnly || src.ReadOnly
+	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
+	m.AccessMode, m.Secret = src.AccessMode, src.Secret
+	return m, nil
+}
+
+// fits checks a spec against the template that is to take it.
+func (res *resolution) fits(i int, spec mount.Spec) {
+	t := res.req.Template
+	if i == 0 && !slices.Contains(t.Runtimes, v1alpha1.RuntimeCSI) {
+		res.fault(i, mount.FieldVolume, "template %q cannot mount volumes: its runtimes do not include %q", t.Name, v1alpha1.RuntimeCSI)
+	}
+	if spec.Container != "" && !slices.Contains(t.Containers, spec.Container) {
+		res.fault(i, mount.FieldContainer, "template %q has no container of that name", t.Name)
+	}
+	for _, path := range t.Reserved {
+		if overlap(spec.Target, path) {
+			res.fault(i, mount.FieldTarget, "template %q mounts %s itself; choose a path neither above nor below it", t.Name, path)
+			break
+		}
+	}
+	if reason := expandable(spec.SubPath, res.req.Principal, res.req.Metadata); reason != "" {
+		res.fault(i, mount.FieldSubPath, "%s", reason)
+	}
+}
+
+// source is what a PersistentVolume says of every mount of it, or the reasons why the principal cannot mount it.
+type source struct {
+	mount.Mount
+	reasons []string
+}
+
+const noSuchVolume = "no PersistentVolume of that name that you may mount"
+
+func (res *resolution) volume(ctx context.Context, name string) (source, error) {
+	if have, ok := res.volumes[name]; ok {
+		return have, nil
+	}
+	src, err := res.read(ctx, name)
+	if err == nil {
+		res.volumes[name] = src
+	}
+	return src, err
+}
+
+func (res *resolution) read(ctx context.Context, name string) (source, error) {
+	pv, err := res.reader.PersistentVolume(ctx, name)
+	if warmpool.CodeOf(err) == warmpool.NotFound {
+		return source{reasons: []string{noSuchVolume}}, nil
+	}
+	if err != nil {
+		return source{}, fmt.Errorf("read PersistentVolume %s: %w", name, err)
+	}
+	if pv == nil {
+		return source{}, errors.New("the reader returned no PersistentVolume and no error")
+	}
+	// Whoever may not mount it learns nothing more of it, not even that it is there.
+	if !allowed(pv, res.req.Principal.Team) {
+		return source{reasons: []string{noSuchVolume}}, nil
+	}
+	src := translate(pv, res.req.Drivers)
+	if pv.Spec.CSI == nil || pv.Spec.CSI.NodePublishSecretRef == nil || len(src.reasons) > 0 {
+		return src.checked(), nil
+	}
+	secret, reason, err := res.secret(ctx, pv)
+	if err != nil {
+		return source{}, err
+	}
+	if reason != "" {
+		src.reasons = append(src.reasons, reason)
+	}
+	src.Secret = secret
+	return src.checked(), nil
+}
+
+func (res *resolution) secret(ctx context.Context, pv *corev1.PersistentVolume) (mount.Secret, string, error) {
+	ref := pv.Spec.CSI.NodePublishSecretRef
+	if ref.Namespace != v1alpha1.SystemNamespace {
+		return nil, fmt.Sprintf("PersistentVolume %q is set up wrongly: nodePublishSecretRef must be in namespace %s", pv.Name, v1alpha1.SystemNamespace), nil
+	}
+	s, err := res.reader.Secret(ctx, ref.Namespace, ref.Name)
+	if warmpool.CodeOf(err) == warmpool.NotFound {
+		return nil, fmt.Sprintf("PersistentVolume %q is set up wrongly: the Secret that it names does not exist", pv.Name), nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("read the Secret of PersistentVolume %s: %w", pv.Name, err)
+	}
+	out := make(mount.Secret, len(s.Data)+len(s.StringData))
+	for k, v := range s.Data {
+		out[k] = string(v)
+	}
+	for k, v := range s.StringData { // the API server folds it into data; a manifest may not have been through one
+		out[k] = v
+	}
+	return out, "", nil
+}

@@ -1,0 +1,84 @@
+package volume
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// translate takes a PersistentVolume apart; its Secret and the attributes are not looked at yet.
+func translate(pv *corev1.PersistentVolume, drivers []string) source {
+	var src source
+	refuse := func(format string, args ...any) {
+		src.reasons = append(src.reasons, fmt.Sprintf("PersistentVolume %q ", pv.Name)+fmt.Sprintf(format, args...))
+	}
+	if pv.DeletionTimestamp != nil {
+		refuse("is being deleted")
+	}
+	if pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock {
+		refuse("has volumeMode Block; only Filesystem can be mounted")
+	}
+	switch s := pv.Spec.PersistentVolumeSource; {
+	case s.CSI != nil:
+		src.Driver, src.VolumeHandle = s.CSI.Driver, s.CSI.VolumeHandle
+		src.Attributes, src.ReadOnly = maps.Clone(s.CSI.VolumeAttributes), s.CSI.ReadOnly
+		if src.VolumeHandle == "" {
+			refuse("is set up wrongly: spec.csi.volumeHandle is empty")
+		}
+	case s.HostPath != nil:
+		src.Driver, src.VolumeHandle, src.Attributes = mount.DriverHostPath, pv.Name, map[string]string{"path": s.HostPath.Path}
+		if t := s.HostPath.Type; t != nil && !slices.Contains([]corev1.HostPathType{corev1.HostPathUnset, corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate}, *t) {
+			refuse("has a hostPath of type %s; only directories can be mounted", *t)
+		}
+	case s.Local != nil:
+		src.Driver, src.VolumeHandle, src.Attributes = mount.DriverHostPath, pv.Name, map[string]string{"path": s.Local.Path}
+	default:
+		refuse("has a source (%s) that sandboxes cannot mount; use csi, hostPath or local", kindOf(s))
+	}
+	if src.Driver != "" && !slices.Contains(drivers, src.Driver) {
+		refuse("needs driver %q, which is not installed here", src.Driver)
+	}
+	src.Options = options(pv.Spec.MountOptions)
+	src.AccessMode = widest(pv.Spec.AccessModes)
+	if src.AccessMode == mount.ReadOnlyMany || slices.Contains(src.Options, "ro") {
+		src.ReadOnly = true
+	}
+	return src
+}
+
+// options are mount options one by one: "nolock,tcp" in one item is two.
+func options(list []string) []string {
+	var out []string
+	for _, item := range list {
+		out = append(out, split(item)...)
+	}
+	return out
+}
+
+// widest is the access mode that allows most; ReadWriteOnce when none is given.
+func widest(modes []corev1.PersistentVolumeAccessMode) mount.AccessMode {
+	for _, m := range []mount.AccessMode{mount.ReadWriteMany, mount.ReadWriteOnce, mount.ReadWriteOncePod, mount.ReadOnlyMany} {
+		if slices.Contains(modes, corev1.PersistentVolumeAccessMode(m)) {
+			return m
+		}
+	}
+	return mount.ReadWriteOnce
+}
+
+// kindOf names the source that is set, as manifests spell it.
+func kindOf(s corev1.PersistentVolumeSource) string {
+	v := reflect.ValueOf(s)
+	for i := range v.NumField() {
+		if f := v.Field(i); f.Kind() == reflect.Pointer && !f.IsNil() {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			return name
+		}
+	}
+	return "none"
+}
