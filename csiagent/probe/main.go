@@ -1,0 +1,119 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	actRead = "read"
+	actSync = "sync"
+
+	// inherited is the descriptor on which Main finds its directory.
+	inherited = 3
+
+	exitUsage = 253
+	exitType  = 254
+)
+
+// Main is the probe process: args are what follows the Prober's Command, the directory is descriptor 3. It returns the exit
+// code: 0, an errno, or one of its own.
+func Main(args []string) int {
+	dir := os.NewFile(inherited, "probed")
+	switch {
+	case dir == nil || len(args) == 0:
+		return exitUsage
+	case args[0] == actRead && len(args) == 2:
+		return code(Direct(dir, args[1]))
+	case args[0] == actSync && len(args) == 1:
+		return code(flush(dir))
+	}
+	return exitUsage
+}
+
+// Direct is what a probe process does, in this one: for file systems with nobody behind them who could hang.
+func Direct(dir *os.File, fstype string) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		return fmt.Errorf("statfs: %w", err)
+	}
+	if want, known := magics[family(fstype)]; known && int64(st.Type) != want { //nolint:unconvert // its width differs by architecture
+		return ErrType
+	}
+	// The directory may be an O_PATH descriptor, which cannot be read: open it again through itself.
+	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	batch := make([]byte, 4096)
+	if _, err := unix.Getdents(fd, batch); err != nil {
+		return fmt.Errorf("readdir: %w", err)
+	}
+	return nil
+}
+
+// Remote says whether a server or a client process answers for the file system of dir, so that a read of it can hang. What it
+// does not know, it takes for remote.
+func Remote(dir *os.File) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		return true, fmt.Errorf("statfs: %w", err)
+	}
+	return !local[int64(st.Type)], nil //nolint:unconvert // its width differs by architecture
+}
+
+func flush(dir *os.File) error {
+	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.Syncfs(fd)
+}
+
+func code(err error) int {
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, ErrType):
+		return exitType
+	case errors.As(err, &errno) && errno > 0 && errno < exitUsage:
+		return int(errno)
+	}
+	return int(unix.EIO)
+}
+
+// family is the name under which a file system type's magic number is known: "fuse.s3fs" is "fuse", "nfs4" is "nfs".
+func family(fstype string) string {
+	name, _, _ := strings.Cut(fstype, ".")
+	if name == "nfs4" {
+		return "nfs"
+	}
+	return name
+}
+
+var magics = map[string]int64{
+	"fuse":  unix.FUSE_SUPER_MAGIC,
+	"nfs":   unix.NFS_SUPER_MAGIC,
+	"tmpfs": unix.TMPFS_MAGIC,
+}
+
+// local are the file systems that the kernel serves from this machine's own memory and disks.
+var local = map[int64]bool{
+	unix.BTRFS_SUPER_MAGIC:     true,
+	unix.EROFS_SUPER_MAGIC_V1:  true,
+	unix.EXT4_SUPER_MAGIC:      true,
+	unix.F2FS_SUPER_MAGIC:      true,
+	unix.OVERLAYFS_SUPER_MAGIC: true,
+	unix.RAMFS_MAGIC:           true,
+	unix.SQUASHFS_MAGIC:        true,
+	unix.TMPFS_MAGIC:           true,
+	unix.XFS_SUPER_MAGIC:       true,
+	0x2fc12fc1:                 true, // zfs
+}

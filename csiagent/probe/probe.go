@@ -1,0 +1,112 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+var (
+	// ErrHung is a file system that did not answer in time.
+	ErrHung = errors.New("file system hangs")
+	// ErrType is a directory of another file system type than the one that was expected.
+	ErrType = errors.New("not the expected file system")
+)
+
+// DefaultTimeout bounds a probe whose Prober names no other limit.
+const DefaultTimeout = 3 * time.Second
+
+// reapGrace is how long a killed process may take to end before it is counted as stuck and left to its goroutine.
+const reapGrace = 200 * time.Millisecond
+
+// Prober starts probe processes. Fill it, then use it from any number of goroutines; do not copy it.
+type Prober struct {
+	// Command is the program, and the arguments before ours, whose main calls Main: {"/proc/self/exe", "probe"}.
+	Command []string
+	// Timeout bounds each Read; DefaultTimeout when zero. A context that ends sooner wins.
+	Timeout time.Duration
+
+	stuck atomic.Int64
+}
+
+// Read checks that dir is on a file system of type fstype (any, when empty) and lists its first entries.
+func (p *Prober) Read(ctx context.Context, dir *os.File, fstype string) error {
+	timeout := p.Timeout
+	if timeout <= 0 {
+		timeout = DefaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return p.run(ctx, dir, actRead, fstype)
+}
+
+// Sync writes back what the file system of dir has not written yet. Only ctx bounds it.
+func (p *Prober) Sync(ctx context.Context, dir *os.File) error {
+	return p.run(ctx, dir, actSync)
+}
+
+// Stuck counts the processes that were killed and have not ended, because the kernel does not let them go.
+func (p *Prober) Stuck() int64 { return p.stuck.Load() }
+
+func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
+	if len(p.Command) == 0 {
+		return errors.New("probe: no command configured")
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: no time left to ask it", ErrHung)
+	}
+	cmd := exec.Command(p.Command[0], append(p.Command[1:len(p.Command):len(p.Command)], args...)...)
+	cmd.Env = []string{"GOMAXPROCS=1"}
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start probe: %w", err)
+	}
+	done := make(chan error, 1) // its goroutine ends with the process, which a stuck kernel may delay
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		return verdict(err)
+	case <-ctx.Done():
+	}
+	_ = cmd.Process.Kill()
+	p.reap(done)
+	return fmt.Errorf("%w: no answer in time", ErrHung)
+}
+
+// reap waits briefly for a killed process; one that stays is counted until it ends.
+func (p *Prober) reap(done <-chan error) {
+	grace := time.NewTimer(reapGrace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+		p.stuck.Add(1)
+		go func() { <-done; p.stuck.Add(-1) }()
+	}
+}
+
+// verdict reads what Main said by its exit code: nothing else comes back, so that nothing can fill a pipe or memory.
+func verdict(err error) error {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &exit) || !exit.Exited():
+		return fmt.Errorf("probe: %w", err)
+	}
+	switch code := exit.ExitCode(); {
+	case code == exitType:
+		return ErrType
+	case code == exitUsage:
+		return errors.New("probe: the command does not speak the probe's protocol")
+	default:
+		return fmt.Errorf("read file system: %w", syscall.Errno(code))
+	}
+}
