@@ -1,0 +1,227 @@
+// Package hostpath offers directories of this machine as volumes, below prefixes that the operator allows and nowhere else. A
+// path is resolved beneath its prefix by the kernel, following no symbolic link, so that what lies in a prefix cannot lead out
+// of it. Callers never read a host path in an error.
+package hostpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// Attributes of a hostpath volume.
+const (
+	AttrPath = "path" // absolute, below an allowed prefix
+	AttrType = "type" // "", Directory or DirectoryOrCreate, as in a PersistentVolume's hostPath
+)
+
+// Config says what of this machine may be mounted.
+type Config struct {
+	// Prefixes are the directories below which paths are allowed, themselves included. Each is opened once, when the driver is
+	// made: whoever later replaces it or a directory above it changes nothing. None allows nothing.
+	Prefixes []string
+}
+
+// Driver offers host directories.
+type Driver struct{ prefixes []prefix }
+
+type prefix struct {
+	path string // as the operator wrote it, cleaned
+	dir  *os.File
+}
+
+// New opens the prefixes.
+func New(c Config) (*Driver, error) {
+	d := &Driver{}
+	for _, p := range c.Prefixes {
+		dir, err := openPrefix(p)
+		if err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+		d.prefixes = append(d.prefixes, prefix{path.Clean(p), dir})
+	}
+	// The longest match decides, so that a prefix inside another one is taken for itself.
+	slices.SortFunc(d.prefixes, func(a, b prefix) int { return len(b.path) - len(a.path) })
+	return d, nil
+}
+
+// Close closes the prefixes. Volumes that were made stay.
+func (d *Driver) Close() error {
+	var errs []error
+	for _, p := range d.prefixes {
+		errs = append(errs, p.dir.Close())
+	}
+	d.prefixes = nil
+	return errors.Join(errs...)
+}
+
+func openPrefix(p string) (*os.File, error) {
+	switch clean := path.Clean(p); {
+	case !path.IsAbs(p):
+		return nil, fmt.Errorf("allowed host path %q: it must be absolute", p)
+	case clean == "/" || within(clean, "/proc") || within(clean, "/sys") || within(clean, "/dev"):
+		return nil, fmt.Errorf("allowed host path %q: the root, /proc, /sys and /dev cannot be allowed", p)
+	}
+	dir, err := os.OpenFile(p, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("allowed host path: %w", err)
+	}
+	return dir, nil
+}
+
+// Mount opens the directory; nothing happens in dir.
+func (d *Driver) Mount(_ context.Context, m mount.Mount, _ string) (mount.Source, error) {
+	create, err := check(m)
+	if err != nil {
+		return mount.Source{}, err
+	}
+	top, rel, err := d.find(m.Attributes[AttrPath])
+	if err != nil {
+		return mount.Source{}, err
+	}
+	fd, err := beneath(top, rel)
+	if create && errors.Is(err, unix.ENOENT) {
+		if err = makeAll(top, rel, m.Owner); err == nil {
+			fd, err = beneath(top, rel)
+		}
+	}
+	if err != nil {
+		return mount.Source{}, explain(err)
+	}
+	root := os.NewFile(uintptr(fd), "hostpath")
+	remote, err := isRemote(fd)
+	if err != nil {
+		_ = root.Close()
+		return mount.Source{}, err
+	}
+	return mount.Source{Root: root, SubPath: m.SubPath, Remote: remote}, nil
+}
+
+// Unmount has nothing to do: a directory needs nobody to serve it.
+func (d *Driver) Unmount(context.Context, string, mount.Process) error { return nil }
+
+// check says whether a missing directory may be made.
+func check(m mount.Mount) (create bool, err error) {
+	for _, k := range slices.Sorted(maps.Keys(m.Attributes)) {
+		if k != AttrPath && k != AttrType {
+			return false, fmt.Errorf("%w: a host path has no attribute %q; known are path and type", mount.ErrInvalid, k)
+		}
+	}
+	readOnly := m.ReadOnly || m.AccessMode == mount.ReadOnlyMany
+	for _, o := range m.Options {
+		switch o {
+		case "ro":
+			readOnly = true
+		case "rw", "nosuid", "nodev", "relatime":
+		default:
+			return false, fmt.Errorf("%w: a host path does not take the mount option %q", mount.ErrInvalid, o)
+		}
+	}
+	switch m.Attributes[AttrType] {
+	case "", "Directory":
+		return false, nil
+	case "DirectoryOrCreate":
+		return !readOnly, nil
+	}
+	return false, fmt.Errorf("%w: the type of a host path must be Directory or DirectoryOrCreate", mount.ErrInvalid)
+}
+
+// find returns the prefix that p lies in and the rest of p.
+func (d *Driver) find(p string) (*os.File, string, error) {
+	switch {
+	case !path.IsAbs(p):
+		return nil, "", fmt.Errorf("%w: the attribute path must be an absolute path", mount.ErrInvalid)
+	case strings.ContainsRune(p, 0) || slices.Contains(strings.Split(p, "/"), ".."):
+		return nil, "", fmt.Errorf("%w: the attribute path must not contain ..", mount.ErrInvalid)
+	}
+	clean := path.Clean(p)
+	for _, x := range d.prefixes {
+		if within(clean, x.path) {
+			return x.dir, "." + clean[len(x.path):], nil
+		}
+	}
+	return nil, "", fmt.Errorf("%w: this host path is not among those that the operator allows", mount.ErrDenied)
+}
+
+// within says whether the clean path p is dir or lies below it.
+func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+
+func beneath(dir *os.File, rel string) (int, error) { return openDir(int(dir.Fd()), rel) }
+
+func openDir(dirfd int, rel string) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
+	for {
+		fd, err := unix.Openat2(dirfd, rel, &how)
+		// EAGAIN is the kernel saying that something was renamed meanwhile.
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
+}
+
+// makeAll makes the missing directories of rel beneath top; only those that it made get the owner.
+func makeAll(top *os.File, rel string, owner mount.Owner) error {
+	at, err := beneath(top, ".")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(at) }()
+	for _, name := range strings.Split(strings.TrimPrefix(rel, "./"), "/") {
+		made := unix.Mkdirat(at, name, 0o755)
+		if made != nil && !errors.Is(made, unix.EEXIST) {
+			return made
+		}
+		next, err := openDir(at, name)
+		if err != nil {
+			return err
+		}
+		_ = unix.Close(at)
+		at = next
+		if made == nil {
+			if err := unix.Fchownat(at, "", int(owner.UID), int(owner.GID), unix.AT_EMPTY_PATH); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// explain says what happened without the path.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("%w: this host path does not exist", mount.ErrNotFound)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w: this host path is not a directory", mount.ErrInvalid)
+	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV):
+		return fmt.Errorf("%w: this host path leads through a symbolic link", mount.ErrDenied)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w: this host path cannot be opened", mount.ErrDenied)
+	}
+	return fmt.Errorf("open host path: %w", err)
+}
+
+// disks are the file systems that the kernel serves from this machine's own memory and disks; any other may hang.
+var disks = map[int64]bool{
+	unix.BTRFS_SUPER_MAGIC: true, unix.EXT4_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true, unix.OVERLAYFS_SUPER_MAGIC: true,
+	unix.RAMFS_MAGIC: true, unix.SQUASHFS_MAGIC: true, unix.TMPFS_MAGIC: true, unix.XFS_SUPER_MAGIC: true, 0x2fc12fc1: true, // zfs
+}
+
+func isRemote(fd int) (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return true, fmt.Errorf("statfs host path: %w", err)
+	}
+	return !disks[int64(st.Type)], nil //nolint:unconvert // its width differs by architecture
+}

@@ -1,0 +1,210 @@
+package hostpath_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+func volume(path string) mount.Mount {
+	return mount.Mount{Spec: mount.Spec{SubPath: "sub"}, Attributes: map[string]string{"path": path}}
+}
+
+func driver(t *testing.T, prefixes ...string) *hostpath.Driver {
+	t.Helper()
+	d, err := hostpath.New(hostpath.Config{Prefixes: prefixes})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d
+}
+
+func inode(t *testing.T, f *os.File) uint64 {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Fstat(int(f.Fd()), &st))
+	return st.Ino
+}
+
+func mkdir(t *testing.T, parts ...string) string {
+	t.Helper()
+	p := filepath.Join(parts...)
+	require.NoError(t, os.MkdirAll(p, 0o755))
+	return p
+}
+
+func TestADirectoryInAnAllowedPrefixIsOffered(t *testing.T) {
+	top := t.TempDir()
+	deep := mkdir(t, top, "a", "b")
+	d := driver(t, top+"/")
+	for _, p := range []string{deep, deep + "/", filepath.Join(top, "a") + "//b/."} {
+		src, err := d.Mount(t.Context(), volume(p), "")
+		require.NoError(t, err, p)
+		want, err := os.Open(deep)
+		require.NoError(t, err)
+		require.Equal(t, inode(t, want), inode(t, src.Root))
+		require.Equal(t, "sub", src.SubPath)
+		require.NoError(t, want.Close())
+		require.NoError(t, src.Root.Close())
+	}
+	src, err := d.Mount(t.Context(), volume(top), "")
+	require.NoError(t, err, "the prefix itself")
+	require.NoError(t, src.Root.Close())
+}
+
+func TestWhatIsOutsideIsDeniedWithoutSayingWhetherItExists(t *testing.T) {
+	top := t.TempDir()
+	mkdir(t, top, "in")
+	mkdir(t, top, "inside")
+	require.NoError(t, os.Symlink("/etc", filepath.Join(top, "in", "etc")))
+	require.NoError(t, os.Symlink("inside", filepath.Join(top, "in", "self")))
+	require.NoError(t, os.Symlink("in", filepath.Join(top, "alias")))
+	require.NoError(t, os.WriteFile(filepath.Join(top, "in", "file"), nil, 0o600))
+	d := driver(t, filepath.Join(top, "in"))
+	for name, c := range map[string]struct {
+		path string
+		want error
+	}{
+		"the root":                           {"/", mount.ErrDenied},
+		"another directory":                  {"/etc", mount.ErrDenied},
+		"one that does not exist":            {"/nonexistent", mount.ErrDenied},
+		"the container runtime's socket":     {"/run/containerd/containerd.sock", mount.ErrDenied},
+		"a neighbour with the same start":    {filepath.Join(top, "inside"), mount.ErrDenied},
+		"an alias of the prefix":             {filepath.Join(top, "alias"), mount.ErrDenied},
+		"the directory above":                {top, mount.ErrDenied},
+		"a climb":                            {filepath.Join(top, "in") + "/../inside", mount.ErrInvalid},
+		"a relative path":                    {"in", mount.ErrInvalid},
+		"nothing":                            {"", mount.ErrInvalid},
+		"a NUL":                              {filepath.Join(top, "in") + "/\x00", mount.ErrInvalid},
+		"a link that leads out":              {filepath.Join(top, "in", "etc"), mount.ErrDenied},
+		"something behind it":                {filepath.Join(top, "in", "etc", "ssl"), mount.ErrDenied},
+		"a link that stays in":               {filepath.Join(top, "in", "self"), mount.ErrDenied},
+		"a file":                             {filepath.Join(top, "in", "file"), mount.ErrInvalid},
+		"a directory that is not there":      {filepath.Join(top, "in", "gone"), mount.ErrNotFound},
+		"a name as long as a page of memory": {filepath.Join(top, "in", strings.Repeat("a", 5000)), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := d.Mount(t.Context(), volume(c.path), "")
+			require.Error(t, err)
+			if c.want != nil {
+				require.ErrorIs(t, err, c.want)
+			}
+			require.NotContains(t, err.Error(), top, "no host path in an error")
+		})
+	}
+}
+
+func TestNothingIsAllowedByDefault(t *testing.T) {
+	_, err := driver(t).Mount(t.Context(), volume(t.TempDir()), "")
+	require.ErrorIs(t, err, mount.ErrDenied)
+}
+
+func TestVarRunIsNotAWayToRun(t *testing.T) {
+	// /var/run is a link to /run: allowing /var must not open /run, nor allowing one spelling the other.
+	_, err := driver(t, "/var").Mount(t.Context(), volume("/var/run"), "")
+	require.ErrorIs(t, err, mount.ErrDenied)
+	_, err = driver(t, "/run").Mount(t.Context(), volume("/var/run/lock"), "")
+	require.ErrorIs(t, err, mount.ErrDenied)
+}
+
+func TestAPrefixIsTheDirectoryThatItWasAtTheStart(t *testing.T) {
+	top := t.TempDir()
+	mkdir(t, top, "allowed")
+	mkdir(t, top, "other", "secret")
+	d := driver(t, filepath.Join(top, "allowed"))
+	require.NoError(t, os.Rename(filepath.Join(top, "allowed"), filepath.Join(top, "moved")))
+	require.NoError(t, os.Symlink("other", filepath.Join(top, "allowed")))
+	_, err := d.Mount(t.Context(), volume(filepath.Join(top, "allowed", "secret")), "")
+	require.ErrorIs(t, err, mount.ErrNotFound)
+}
+
+func TestADirectoryAndALinkThatAreSwappedNeverLeadOut(t *testing.T) {
+	top := t.TempDir()
+	mkdir(t, top, "in", "dir", "x")
+	outside := mkdir(t, top, "outside", "x")
+	require.NoError(t, os.Symlink("../outside", filepath.Join(top, "in", "link")))
+	d := driver(t, filepath.Join(top, "in"))
+	out, err := os.Open(outside)
+	require.NoError(t, err)
+	defer func() { _ = out.Close() }()
+
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, filepath.Join(top, "in", "dir"), unix.AT_FDCWD, filepath.Join(top, "in", "link"), unix.RENAME_EXCHANGE)
+			}
+		}
+	})
+	good := 0
+	for range 10_000 {
+		src, err := d.Mount(t.Context(), volume(filepath.Join(top, "in", "dir", "x")), "")
+		if err != nil {
+			continue
+		}
+		good++
+		require.NotEqual(t, inode(t, out), inode(t, src.Root))
+		require.NoError(t, src.Root.Close())
+	}
+	close(stop)
+	wg.Wait()
+	require.NotZero(t, good, "the race was run from both sides")
+}
+
+func TestAMissingDirectoryIsMadeWhenTheVolumeSaysSo(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it gives directories to another user")
+	}
+	top := t.TempDir()
+	mkdir(t, top, "old")
+	d := driver(t, top)
+	m := volume(filepath.Join(top, "old", "new", "deep"))
+	m.Owner = mount.Owner{UID: 1000, GID: 1001}
+	m.Attributes["type"] = "DirectoryOrCreate"
+
+	m.ReadOnly = true
+	_, err := d.Mount(t.Context(), m, "")
+	require.ErrorIs(t, err, mount.ErrNotFound, "nothing is made for a reader")
+	m.ReadOnly = false
+
+	src, err := d.Mount(t.Context(), m, "")
+	require.NoError(t, err)
+	require.NoError(t, src.Root.Close())
+	for p, uid := range map[string]uint32{"old": 0, "old/new": 1000, "old/new/deep": 1000} {
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(filepath.Join(top, p), &st))
+		require.Equal(t, uid, st.Uid, p)
+	}
+}
+
+func TestDangerousOrWrongPrefixesAreRefused(t *testing.T) {
+	for _, p := range []string{"/", "/proc", "/sys/fs", "/dev", "relative", "", "/nonexistent-prefix", "/proc/../proc/1"} {
+		_, err := hostpath.New(hostpath.Config{Prefixes: []string{p}})
+		require.Error(t, err, p)
+	}
+}
+
+func TestUnknownAttributesAndOptionsAreRefusedByName(t *testing.T) {
+	top := t.TempDir()
+	for name, m := range map[string]mount.Mount{
+		`"server"`: {Attributes: map[string]string{"path": top, "server": "x"}},
+		`"Path"`:   {Attributes: map[string]string{"Path": top}},
+		"type":     {Attributes: map[string]string{"path": top, "type": "Socket"}},
+		`"bind"`:   {Attributes: map[string]string{"path": top}, Options: []string{"bind"}},
+	} {
+		_, err := driver(t, top).Mount(t.Context(), m, "")
+		require.ErrorIs(t, err, mount.ErrInvalid)
+		require.ErrorContains(t, err, name)
+	}
+}
