@@ -1,0 +1,63 @@
+package mount
+
+import (
+	"fmt"
+	"regexp"
+)
+
+var (
+	volumeName    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+	containerName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	mountID       = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
+)
+
+// Parse returns s with its paths normalised and its ID filled in, or Faults with index 0 that name everything wrong with it.
+// What it returns holds as a value: no component climbs, no target is reserved. Whether the directories are what they seem is
+// known only where the file system is real. Parsing a parsed spec changes nothing.
+func Parse(s Spec) (Spec, error) {
+	var faults Faults
+	refuse := func(f Field, reason string) {
+		if reason != "" {
+			faults = append(faults, Fault{Field: f, Reason: reason})
+		}
+	}
+	refuse(FieldVolume, volumeReason(s.Volume))
+	target, reason := parseTarget(s.Target)
+	refuse(FieldTarget, reason)
+	sub, reason := parseSubPath(s.SubPath)
+	refuse(FieldSubPath, reason)
+	if s.Container != "" && !containerName.MatchString(s.Container) {
+		refuse(FieldContainer, "must be the name of a container: at most 63 lower-case letters, digits and -")
+	}
+	refuse(FieldID, idReason(s.ID))
+	if err := faults.Err(); err != nil {
+		return Spec{}, err
+	}
+	s.Target, s.SubPath = target, sub
+	if s.ID == "" {
+		s.ID = s.DerivedID()
+	}
+	return s, nil
+}
+
+func volumeReason(name string) string {
+	switch {
+	case name == "":
+		return "is required: give the name of a PersistentVolume"
+	case len(name) > 253 || !volumeName.MatchString(name):
+		return "must be the name of a PersistentVolume: at most 253 lower-case letters, digits, - and ."
+	}
+	return ""
+}
+
+func idReason(id string) string {
+	switch {
+	case id == "":
+		return ""
+	case !mountID.MatchString(id):
+		return "must be 1 to 63 of the characters A-Z a-z 0-9 . _ -"
+	case id == "." || id == "..":
+		return fmt.Sprintf("must not be %q", id)
+	}
+	return ""
+}

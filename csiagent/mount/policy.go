@@ -1,0 +1,121 @@
+package mount
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Policy holds the rules for the mounts of one request that need no principal.
+type Policy struct {
+	// MaxMounts is how many mounts a sandbox may have.
+	MaxMounts int
+	// Drivers are the drivers that can be used.
+	Drivers []string
+	// Reserved are targets refused beside those that Parse refuses always, with everything below and above them: the paths
+	// that the sandbox's template mounts, and other programs' directories.
+	Reserved []string
+	// Options are the mount options allowed by driver, beside the flags that every file system has. A trailing = says that the
+	// option takes a value.
+	Options map[string][]string
+}
+
+// DefaultMaxMounts is how many mounts a sandbox may have when nobody says otherwise.
+const DefaultMaxMounts = 16
+
+// flags are the mount options that every driver may be given; none of them widens what a mount may do.
+var flags = []string{
+	"ro", "rw", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "relatime", "sync", "dirsync", "nosymfollow", "_netdev", "nofail",
+}
+
+// DefaultPolicy knows the built-in drivers and the options that make sense with them.
+func DefaultPolicy() Policy {
+	return Policy{
+		MaxMounts: DefaultMaxMounts,
+		Drivers:   []string{DriverOSS, DriverNAS, DriverTmpfs, DriverHostPath},
+		Options: map[string][]string{
+			DriverOSS: {"allow_other", "umask=", "mp_umask=", "uid=", "gid="},
+			DriverNAS: {
+				"lock", "nolock", "tcp", "udp", "proto=", "resvport", "noresvport", "vers=", "nfsvers=", "minorversion=",
+				"rsize=", "wsize=", "hard", "soft", "softerr", "timeo=", "retrans=", "port=", "mountport=", "mountproto=", "mountvers=",
+				"nconnect=", "ac", "noac", "actimeo=", "acregmin=", "acregmax=", "acdirmin=", "acdirmax=", "lookupcache=",
+				"local_lock=", "sharecache", "nosharecache", "cto", "nocto", "rdirplus", "nordirplus",
+			},
+		},
+	}
+}
+
+// Admit returns nil when all of ms may be mounted together, else Faults that name every reason with the mount's index.
+func (p Policy) Admit(ms []Mount) error {
+	var faults Faults
+	for i, m := range ms {
+		faults = append(faults, p.mountFaults(m).At(i)...)
+		faults = append(faults, clashes(ms[:i], m).At(i)...)
+	}
+	if len(ms) > p.MaxMounts {
+		reason := fmt.Sprintf("a sandbox may have at most %d mounts; %d are asked for", p.MaxMounts, len(ms))
+		faults = append(faults, Fault{Index: p.MaxMounts, Field: FieldVolume, Reason: reason})
+	}
+	return faults.Err()
+}
+
+// mountFaults are the things wrong with m on its own, with index 0.
+func (p Policy) mountFaults(m Mount) (out Faults) {
+	if reason := reservedReason(m.Target, p.Reserved); reason != "" {
+		out = append(out, Fault{Field: FieldTarget, Reason: reason})
+	}
+	if !slices.Contains(p.Drivers, m.Driver) {
+		reason := fmt.Sprintf("its driver %q is not known here; known are %s", m.Driver, strings.Join(p.Drivers, ", "))
+		return append(out, Fault{Field: FieldVolume, Reason: reason})
+	}
+	for _, o := range m.Options {
+		if reason := p.optionReason(m.Driver, o); reason != "" {
+			out = append(out, Fault{Field: FieldVolume, Reason: reason})
+		}
+	}
+	return out
+}
+
+// clashes are the reasons why m cannot be mounted beside before, with index 0.
+func clashes(before []Mount, m Mount) (out Faults) {
+	for k, b := range before {
+		if b.ID == m.ID {
+			reason := fmt.Sprintf("%q is the ID of mount %d too; IDs must differ", m.ID, k)
+			out = append(out, Fault{Field: FieldID, Reason: reason})
+		}
+		if b.Container != m.Container {
+			continue
+		}
+		reason := ""
+		switch {
+		case b.Target == m.Target:
+			reason = fmt.Sprintf("is the target of mount %d too; targets must differ", k)
+		case inside(m.Target, b.Target):
+			reason = fmt.Sprintf("lies inside the target of mount %d; targets must not be nested", k)
+		case inside(b.Target, m.Target):
+			reason = fmt.Sprintf("contains the target of mount %d; targets must not be nested", k)
+		}
+		if reason != "" {
+			out = append(out, Fault{Field: FieldTarget, Reason: reason})
+		}
+	}
+	return out
+}
+
+// option is the grammar of one mount option: nothing in it can end the option or start another one.
+var option = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,63}(=[A-Za-z0-9._:/@%+-]{1,255})?$`)
+
+func (p Policy) optionReason(driver, o string) string {
+	if !option.MatchString(o) {
+		return fmt.Sprintf("its mount option %q is not of the form name or name=value", o)
+	}
+	name, _, valued := strings.Cut(o, "=")
+	if valued {
+		name += "="
+	}
+	if !slices.Contains(flags, name) && !slices.Contains(p.Options[driver], name) {
+		return fmt.Sprintf("its mount option %q is not allowed with driver %s", o, driver)
+	}
+	return ""
+}
