@@ -1,0 +1,156 @@
+//go:build linux
+
+package attach
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Everything here runs in the namespace, on paths relative to its "/".
+
+// slash opens the root directory of the namespace, which is this thread's own since it entered.
+func slash() (int, error) {
+	return unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// parent opens the directory that holds the last component of rel.
+func parent(rel string) (int, error) {
+	root, err := slash()
+	if err != nil {
+		return -1, err
+	}
+	defer closeFD(root)
+	dir := path.Dir(rel)
+	if dir == "." {
+		dir = ""
+	}
+	return walk(root, dir, nil)
+}
+
+// look returns the mount at rel, and whether rel is its root. Missing parents are ErrNotFound.
+func look(rel string) (id uint64, mounted bool, err error) {
+	dir, err := parent(rel)
+	if err != nil {
+		return 0, false, err
+	}
+	defer closeFD(dir)
+	id, mounted, err = identity(dir, path.Base(rel))
+	if err != nil {
+		return 0, false, fault(fmt.Sprintf("%q", path.Base(rel)), err)
+	}
+	return id, mounted, nil
+}
+
+// isMount says whether something is mounted at rel.
+func isMount(rel string) (bool, error) {
+	_, mounted, err := look(rel)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return mounted, err
+}
+
+// at says whether the mount id is the one at rel.
+func at(rel string, id uint64) (bool, error) {
+	got, mounted, err := look(rel)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && mounted && got == id, err
+}
+
+// openRoot opens the root of the mount id at name in dir, or returns ErrNotFound.
+func openRoot(dir int, name string, id uint64) (int, error) {
+	fd, err := open(dir, name, unix.O_PATH, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return -1, fault(fmt.Sprintf("%q", name), err)
+	}
+	got, mounted, err := identity(fd, "")
+	if err == nil && (!mounted || got != id) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		closeFD(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// find returns where the mount id is: at rel, or, since a directory above it may have been renamed, anywhere in the namespace's
+// mount table. "" says that it is nowhere.
+func find(procs int, rel string, id uint64) (string, error) {
+	if there, err := at(rel, id); err == nil && there {
+		return rel, nil
+	}
+	points, err := mountPoints(procs)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range points {
+		if there, err := at(p, id); err == nil && there {
+			return p, nil
+		}
+	}
+	return "", nil
+}
+
+// openProc opens this process's own /proc: in a container that of the container is no use, its processes are others.
+func openProc() (int, error) {
+	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open /proc: %w", err)
+	}
+	return fd, nil
+}
+
+// mountPoints are the mount points that this thread can see, without "/".
+func mountPoints(procs int) ([]string, error) {
+	fd, err := unix.Openat(procs, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open mount table: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "mountinfo")
+	defer func() { _ = f.Close() }()
+	var out []string
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if p, ok := pointOf(lines.Text()); ok {
+			out = append(out, p)
+		}
+	}
+	return out, lines.Err()
+}
+
+// pointOf is the mount point of a line of mountinfo, its fifth field, relative to "/".
+func pointOf(line string) (string, bool) {
+	fields := strings.Fields(line)
+	if len(fields) < 5 {
+		return "", false
+	}
+	return strings.CutPrefix(unescape(fields[4]), "/")
+}
+
+// unescape undoes the kernel's \ooo for blanks and backslashes.
+func unescape(s string) string {
+	var out strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				out.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		out.WriteByte(s[i])
+	}
+	return out.String()
+}

@@ -1,0 +1,238 @@
+//go:build linux
+
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// AttachOptions say what a target may look like.
+type AttachOptions struct {
+	// AllowNonEmpty accepts a directory with entries, which the mount hides while it is there.
+	AllowNonEmpty bool
+}
+
+// Attach puts t at target, an absolute path in the container, and returns the ID of the mount. A missing target is made:
+// root:root with mode 0555, so that without the mount a write is refused instead of lost; its parents with 0755. The tree counts
+// as use of the mount until it is closed. When ctx ends first, what was attached too late is detached again.
+func (n *Namespace) Attach(ctx context.Context, t *Tree, target string, o AttachOptions) (uint64, error) {
+	rel, err := relative(target)
+	if err != nil {
+		return 0, err
+	}
+	tree, err := unix.FcntlInt(t.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("attach %s: %w", target, err)
+	}
+	work := func() error { return put(tree, t.id, rel, o) }
+	if err := n.enter(ctx, true, work, func() { drop(tree) }, func() { closeFD(tree) }); err != nil {
+		return 0, fmt.Errorf("attach %s: %w", target, err)
+	}
+	return t.id, nil
+}
+
+// put runs in the namespace.
+func put(tree int, id uint64, rel string, o AttachOptions) error {
+	place, err := mountPoint(rel, o)
+	if err != nil {
+		return err
+	}
+	defer closeFD(place)
+	if err := unix.MoveMount(tree, "", place, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fault("move mount", err)
+	}
+	there, err := at(rel, id)
+	if err == nil && there {
+		return nil
+	}
+	drop(tree)
+	if err == nil {
+		err = fmt.Errorf("%w: the target was moved while the volume was attached", ErrUnsafe)
+	}
+	return err
+}
+
+// mountPoint opens the directory that is to be mounted on, and makes it when it is missing.
+func mountPoint(rel string, o AttachOptions) (int, error) {
+	mounted, err := isMount(rel)
+	if err != nil {
+		return -1, err
+	}
+	if mounted {
+		return -1, fmt.Errorf("%w: something is mounted there", ErrBusy)
+	}
+	root, err := slash()
+	if err != nil {
+		return -1, err
+	}
+	defer closeFD(root)
+	place, err := walk(root, rel, makePlain)
+	if err != nil || o.AllowNonEmpty {
+		return place, err
+	}
+	bare, err := empty(place)
+	if err == nil && !bare {
+		err = fmt.Errorf("%w: the directory is not empty", ErrBusy)
+	}
+	if err != nil {
+		closeFD(place)
+		return -1, err
+	}
+	return place, nil
+}
+
+// makePlain makes a component of a mount point's path.
+func makePlain(dir int, name string, last bool) (int, error) {
+	mode := uint32(0o755)
+	if last {
+		mode = 0o555
+	}
+	if err := unix.Mkdirat(dir, name, mode); err != nil {
+		return -1, err
+	}
+	return open(dir, name, unix.O_PATH, strict)
+}
+
+// Detach takes the mount away from the container. It is found by its ID, at target or wherever the container has moved it, and no
+// other mount is touched. A mount that is not there is no error; one in use is ErrBusy, unless lazy: then its users keep the old
+// tree until they let go. The mount point stays, so that writes go on being refused.
+func (n *Namespace) Detach(ctx context.Context, target string, id uint64, lazy bool) error {
+	rel, err := relative(target)
+	if err != nil {
+		return err
+	}
+	procs, err := openProc()
+	if err != nil {
+		return err
+	}
+	work := func() error { return remove(procs, rel, id, lazy) }
+	if err := n.enter(ctx, false, work, nil, func() { closeFD(procs) }); err != nil {
+		return fmt.Errorf("detach %s: %w", target, err)
+	}
+	return nil
+}
+
+// remove runs in the namespace. It looks again after each try: the container may move directories about meanwhile.
+func remove(procs int, rel string, id uint64, lazy bool) error {
+	for range 5 {
+		where, err := find(procs, rel, id)
+		if err != nil || where == "" {
+			return err
+		}
+		if err := removeAt(where, id, lazy); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: the container moves the mount about", ErrBusy)
+}
+
+func removeAt(rel string, id uint64, lazy bool) error {
+	dir, err := parent(rel)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer closeFD(dir)
+	name := path.Base(rel)
+	if lazy {
+		fd, err := openRoot(dir, name, id)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err == nil {
+			defer closeFD(fd)
+			if dropped(fd) {
+				return nil
+			}
+		}
+	}
+	return unmount(dir, name, lazy)
+}
+
+// unmount goes through the parent: umount2 takes no descriptor, and the root of a dead file system cannot be entered.
+func unmount(dir int, name string, lazy bool) error {
+	flags := unix.UMOUNT_NOFOLLOW
+	if lazy {
+		flags |= unix.MNT_DETACH
+	}
+	if err := unix.Fchdir(dir); err != nil {
+		return fault("enter parent of target", err)
+	}
+	err := unix.Unmount(name, flags)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil // nothing is mounted there any more
+	}
+	if err != nil {
+		return fault("unmount", err)
+	}
+	return nil
+}
+
+// drop detaches the mount whose root is fd, whatever its path. What it cannot do is found by whoever looks for the mount.
+func drop(fd int) { _ = dropped(fd) }
+
+func dropped(fd int) bool {
+	return unix.Fchdir(fd) == nil && unix.Unmount(".", unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil
+}
+
+// Live says whether the mount is still in the container, at target or wherever the container has moved it. It does not ask the
+// file system: a mount whose server is dead is live.
+func (n *Namespace) Live(ctx context.Context, target string, id uint64) (bool, error) {
+	f, err := n.Open(ctx, target, id)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, f.Close()
+}
+
+// Open returns an O_PATH descriptor of the mount's root, for a probe outside of the namespace, or ErrNotFound. It counts as use of
+// the mount until it is closed.
+func (n *Namespace) Open(ctx context.Context, target string, id uint64) (*os.File, error) {
+	rel, err := relative(target)
+	if err != nil {
+		return nil, err
+	}
+	procs, err := openProc()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	work := func() (err error) {
+		fd, err = reach(procs, rel, id)
+		return err
+	}
+	undo := func() { closeFD(fd) }
+	if err := n.enter(ctx, false, work, undo, func() { closeFD(procs) }); err != nil {
+		return nil, fmt.Errorf("open %s: %w", target, err)
+	}
+	return os.NewFile(uintptr(fd), strings.Clone(target)), nil
+}
+
+// reach runs in the namespace.
+func reach(procs int, rel string, id uint64) (int, error) {
+	where, err := find(procs, rel, id)
+	if err != nil {
+		return -1, err
+	}
+	if where == "" {
+		return -1, ErrNotFound
+	}
+	dir, err := parent(where)
+	if err != nil {
+		return -1, err
+	}
+	defer closeFD(dir)
+	return openRoot(dir, path.Base(where), id)
+}
