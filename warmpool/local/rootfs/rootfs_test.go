@@ -1,0 +1,123 @@
+package rootfs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// host is a small machine's file system with a canary wherever one may be forgotten.
+func host(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for path, content := range map[string]string{
+		"etc/services": "ssh 22/tcp\n", "etc/shadow": "canary", "etc/ssl/private/key.pem": "canary", "etc/ssl/certs/ca-certificates.crt": "certs",
+		"etc/cloud/token": "canary", "root/.ssh/id_rsa": "canary", "home/me/.aws/credentials": "canary", "opt/app/config": "canary",
+		"srv/data": "canary", "var/lib/secret": "canary", "secret.txt": "canary", "etc/ld.so.conf.d/app.conf": "/usr/lib/app\n",
+	} {
+		file := filepath.Join(dir, path)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "etc/alternatives"), 0o755))
+	for link, target := range map[string]string{
+		"bin": "usr/bin", "lib": "usr/lib", "sbin": "usr/sbin", "etc/alternatives/editor": "/usr/bin/vi",
+		"etc/alternatives/app": "/opt/app/config", "etc/ssl/certs/abc.0": "ca-certificates.crt", "etc/ssl/certs/key.pem": "../private/key.pem",
+		"etc/magic": "/etc/../root/.ssh/id_rsa",
+	} {
+		require.NoError(t, os.Symlink(target, filepath.Join(dir, link)))
+	}
+	return dir
+}
+
+func paths(s *Skeleton) map[string]Entry {
+	out := map[string]Entry{}
+	for _, e := range s.Entries() {
+		out[e.Path] = e
+	}
+	return out
+}
+
+func TestOnlyTheListIsTakenFromTheHost(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: only root's files are taken")
+	}
+	s, err := Load(host(t))
+	require.NoError(t, err)
+	got := paths(s)
+	for _, e := range s.Entries() {
+		require.NotContains(t, string(e.Content), "canary", e.Path)
+		if e.Host {
+			require.True(t, Allowed(e.Path), e.Path)
+		}
+	}
+	require.Equal(t, "ssh 22/tcp\n", string(got["etc/services"].Content))
+	require.Equal(t, "/usr/bin/vi", got["etc/alternatives/editor"].Target)
+	require.Contains(t, got, "etc/ssl/certs/abc.0")
+	for _, outside := range []string{"etc/alternatives/app", "etc/ssl/certs/key.pem", "etc/magic", "etc/cloud", "secret.txt"} {
+		require.NotContains(t, got, outside)
+	}
+}
+
+func TestAFileThatNotEverybodyMayReadStaysOutside(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: only root's files are taken")
+	}
+	dir := host(t)
+	require.NoError(t, os.Chmod(filepath.Join(dir, "etc/services"), 0o640))
+	require.NoError(t, os.Lchown(filepath.Join(dir, "etc/ld.so.conf.d/app.conf"), 1234, 0))
+	s, err := Load(dir)
+	require.NoError(t, err)
+	require.NotContains(t, paths(s), "etc/services")
+	require.NotContains(t, paths(s), "etc/ld.so.conf.d/app.conf")
+}
+
+func TestAMachineWithoutMergedUsrIsRefused(t *testing.T) {
+	dir := host(t)
+	require.NoError(t, os.Remove(filepath.Join(dir, "bin")))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "bin"), 0o755))
+	_, err := Load(dir)
+	require.ErrorContains(t, err, "merged-/usr")
+}
+
+func TestTheDigestFollowsTheContent(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: only root's files are taken")
+	}
+	dir := host(t)
+	before, err := Load(dir)
+	require.NoError(t, err)
+	same, err := Load(dir)
+	require.NoError(t, err)
+	require.Equal(t, before.Digest(), same.Digest())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "etc/services"), []byte("x"), 0o644))
+	after, err := Load(dir)
+	require.NoError(t, err)
+	require.NotEqual(t, before.Digest(), after.Digest())
+}
+
+func TestAWrittenRootHasItsNamesOwnersAndModes(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it gives files away")
+	}
+	s, err := Load("/")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, s.Write(dir, Names{Hostname: "box", Nameserver: "198.51.100.53"}))
+	for path, want := range map[string]string{
+		"etc/hostname": "box\n", "etc/resolv.conf": "nameserver 198.51.100.53\n", "etc/passwd": passwd,
+	} {
+		got, err := os.ReadFile(filepath.Join(dir, path))
+		require.NoError(t, err)
+		require.Equal(t, want, string(got))
+	}
+	for path, want := range map[string]os.FileMode{
+		"tmp": os.ModeDir | os.ModeSticky | 0o777, "root": os.ModeDir | 0o700, "etc/shadow": 0o640, "etc/sudoers": 0o440, ".": os.ModeDir | 0o755,
+	} {
+		info, err := os.Stat(filepath.Join(dir, path))
+		require.NoError(t, err)
+		require.Equal(t, want, info.Mode(), path)
+	}
+}
