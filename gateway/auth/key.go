@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"regexp"
 )
@@ -36,8 +37,8 @@ func (k Key) Hash() string {
 // String hides the key.
 func (Key) String() string { return "[redacted]" }
 
-// GoString hides the key from %#v.
-func (Key) GoString() string { return "[redacted]" }
+// Format hides the key from every other verb.
+func (Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) }
 
 // LogValue hides the key from slog.
 func (Key) LogValue() slog.Value { return slog.StringValue("[redacted]") }

@@ -32,18 +32,18 @@ var checks = map[string]func(attributes, secret map[string]string) string{
 		return ""
 	},
 	mount.DriverOSS: func(a, s map[string]string) string {
-		if r := required("volumeAttributes", a, "bucket", "url"); r != "" {
+		if r := required("volumeAttributes.", a, "bucket", "url"); r != "" {
 			return r
 		}
-		return required("its Secret's", s, "akId", "akSecret")
+		return required("its Secret's ", s, "akId", "akSecret")
 	},
-	mount.DriverNAS: func(a, _ map[string]string) string { return required("volumeAttributes", a, "server", "path") },
+	mount.DriverNAS: func(a, _ map[string]string) string { return required("volumeAttributes.", a, "server", "path") },
 }
 
 func required(where string, have map[string]string, keys ...string) string {
 	for _, k := range keys {
 		if have[k] == "" {
-			return fmt.Sprintf("%s %s is missing", where, k)
+			return fmt.Sprintf("%s%s is missing", where, k)
 		}
 	}
 	return ""

@@ -1,26 +1,22 @@
 package volume
 
 import (
-	"fmt"
+	"errors"
 	"slices"
-	"strings"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
-// metadataPlaceholders are the placeholders that the caller's metadata fills in, under the same key.
-var metadataPlaceholders = []string{"USER_ID"}
-
-// Expand fills in the placeholders of the mounts' sub-paths, now that the sandbox is known: ${SANDBOX_ID}, its other name
-// ${ACTOR_ID}, and ${USER_ID} from the metadata key USER_ID. What Resolve let through does not fail here.
-func Expand(ms []mount.Mount, id warmpool.ID, p warmpool.Principal, metadata map[string]string) ([]mount.Mount, error) {
+// Expand fills in the placeholders of the mounts' sub-paths, now that the sandbox is known: its ID for ${SANDBOX_ID} and
+// ${ACTOR_ID}, the metadata key USER_ID for ${USER_ID}. What Resolve let through does not fail here.
+func Expand(ms []mount.Mount, id warmpool.ID, _ warmpool.Principal, metadata map[string]string) ([]mount.Mount, error) {
 	out := slices.Clone(ms)
 	var faults mount.Faults
 	for i := range out {
-		sub, err := expand(out[i].SubPath, values(id, p, metadata))
+		sub, err := mount.Expand(out[i].SubPath, placeholders(id, metadata))
 		if err != nil {
-			faults = append(faults, mount.Fault{Index: i, Field: mount.FieldSubPath, Reason: err.Error()})
+			faults = append(faults, expansionFaults(err).At(i)...)
 			continue
 		}
 		out[i].SubPath = sub
@@ -31,46 +27,26 @@ func Expand(ms []mount.Mount, id warmpool.ID, p warmpool.Principal, metadata map
 // sample is as long as every ID is, so that a sub-path which is valid with it is valid with all.
 const sample warmpool.ID = "i0000000000000000000"
 
-// expandable is why a sub-path will not expand, empty when it will.
-func expandable(subPath string, p warmpool.Principal, metadata map[string]string) string {
-	if _, err := expand(subPath, values(sample, p, metadata)); err != nil {
-		return err.Error()
+// unexpandable are the faults that expanding a sub-path will have.
+func unexpandable(subPath string, metadata map[string]string) mount.Faults {
+	if _, err := mount.Expand(subPath, placeholders(sample, metadata)); err != nil {
+		return expansionFaults(err)
 	}
-	return ""
+	return nil
 }
 
-func values(id warmpool.ID, _ warmpool.Principal, metadata map[string]string) map[string]string {
-	v := map[string]string{"SANDBOX_ID": string(id), "ACTOR_ID": string(id)}
-	for _, key := range metadataPlaceholders {
-		if value, ok := metadata[key]; ok {
-			v[key] = value
-		}
+func expansionFaults(err error) mount.Faults {
+	var faults mount.Faults
+	if errors.As(err, &faults) {
+		return faults
 	}
-	return v
+	return mount.Faults{{Field: mount.FieldSubPath, Reason: err.Error()}}
 }
 
-func expand(subPath string, values map[string]string) (string, error) {
-	var out strings.Builder
-	rest := subPath
-	for {
-		before, after, found := strings.Cut(rest, "${")
-		out.WriteString(before)
-		if !found {
-			return out.String(), nil
-		}
-		name, tail, closed := strings.Cut(after, "}")
-		value, known := values[name]
-		switch {
-		case !closed:
-			return "", fmt.Errorf("a ${ has no }")
-		case !known && slices.Contains(metadataPlaceholders, name):
-			return "", fmt.Errorf("${%s} needs metadata key %s", name, name)
-		case !known:
-			return "", fmt.Errorf("no such placeholder; there are ${SANDBOX_ID}, ${ACTOR_ID} and ${%s}", strings.Join(metadataPlaceholders, "}, ${"))
-		case value == "" || value == "." || value == ".." || strings.ContainsAny(value, "/\x00"):
-			return "", fmt.Errorf("the value of ${%s} must be one component of a path", name)
-		}
-		out.WriteString(value)
-		rest = tail
+func placeholders(id warmpool.ID, metadata map[string]string) map[string]string {
+	return map[string]string{
+		mount.SandboxID: string(id),
+		mount.ActorID:   string(id),
+		mount.UserID:    metadata[mount.UserID], // the caller's word; rules by principal must not rest on it
 	}
 }

@@ -88,9 +88,7 @@ func (res *resolution) fits(i int, spec mount.Spec) {
 			break
 		}
 	}
-	if reason := expandable(spec.SubPath, res.req.Principal, res.req.Metadata); reason != "" {
-		res.fault(i, mount.FieldSubPath, "%s", reason)
-	}
+	res.faults = append(res.faults, unexpandable(spec.SubPath, res.req.Metadata).At(i)...)
 }
 
 // source is what a PersistentVolume says of every mount of it, or the reasons why the principal cannot mount it.

@@ -1,0 +1,331 @@
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
+)
+
+// objects is a Reader over maps; fail is what it answers instead, by name.
+type objects struct {
+	volumes map[string]*corev1.PersistentVolume
+	secrets map[string]*corev1.Secret
+	fail    map[string]error
+	reads   int
+}
+
+func (o *objects) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	o.reads++
+	if err := o.fail[name]; err != nil {
+		return nil, err
+	}
+	if pv := o.volumes[name]; pv != nil {
+		return pv, nil
+	}
+	return nil, warmpool.Errorf(warmpool.NotFound, "no PersistentVolume %q", name)
+}
+
+func (o *objects) PersistentVolumeClaim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	return nil, warmpool.Errorf(warmpool.NotFound, "no PersistentVolumeClaim %q", name)
+}
+
+func (o *objects) Secret(_ context.Context, namespace, name string) (*corev1.Secret, error) {
+	if err := o.fail[namespace+"/"+name]; err != nil {
+		return nil, err
+	}
+	if s := o.secrets[namespace+"/"+name]; s != nil {
+		return s, nil
+	}
+	return nil, warmpool.Errorf(warmpool.NotFound, "no Secret %q", name)
+}
+
+func tmpfs(edit ...func(*corev1.PersistentVolume)) *corev1.PersistentVolume {
+	pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv"}}
+	pv.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+	pv.Spec.CSI = &corev1.CSIPersistentVolumeSource{
+		Driver: mount.DriverTmpfs, VolumeHandle: "handle", VolumeAttributes: map[string]string{"size": "64Mi"},
+	}
+	for _, e := range edit {
+		e(pv)
+	}
+	return pv
+}
+
+func oss(edit ...func(*corev1.PersistentVolume)) *corev1.PersistentVolume {
+	return tmpfs(append([]func(*corev1.PersistentVolume){func(pv *corev1.PersistentVolume) {
+		pv.Spec.CSI.Driver = mount.DriverOSS
+		pv.Spec.CSI.VolumeAttributes = map[string]string{"bucket": "b", "url": "http://127.0.0.1:1"}
+		pv.Spec.CSI.NodePublishSecretRef = &corev1.SecretReference{Namespace: v1alpha1.SystemNamespace, Name: "cred"}
+	}}, edit...)...)
+}
+
+func plain(source corev1.PersistentVolumeSource) *corev1.PersistentVolume {
+	return tmpfs(func(pv *corev1.PersistentVolume) { pv.Spec.PersistentVolumeSource = source })
+}
+
+func secret(data map[string]string) *corev1.Secret {
+	s := &corev1.Secret{Data: map[string][]byte{}}
+	for k, v := range data {
+		s.Data[k] = []byte(v)
+	}
+	return s
+}
+
+func request(specs ...mount.Spec) volume.Request {
+	return volume.Request{
+		Principal: warmpool.Principal{Team: "red", Key: "k1"},
+		Template: warmpool.Template{
+			Name: "base", Runtimes: []string{"csi"}, Containers: []string{"sandbox", "side"}, Owner: mount.Owner{UID: 1000, GID: 1001},
+		},
+		Specs:   specs,
+		Drivers: []string{mount.DriverTmpfs, mount.DriverHostPath, mount.DriverOSS},
+	}
+}
+
+func spec(name string) mount.Spec { return mount.Spec{ID: "m", Volume: name, Target: "/data"} }
+
+func TestAVolumeIsResolvedToItsMount(t *testing.T) {
+	r := &objects{
+		volumes: map[string]*corev1.PersistentVolume{"pv": oss(func(pv *corev1.PersistentVolume) {
+			pv.Spec.MountOptions = []string{"nolock,tcp,noresvport", " vers=3 "}
+		})},
+		secrets: map[string]*corev1.Secret{"sandbox-system/cred": {
+			Data:       map[string][]byte{"akId": []byte("id"), "akSecret": []byte("old")},
+			StringData: map[string]string{"akSecret": "new"},
+		}},
+	}
+	got, err := volume.Resolve(t.Context(), r, request(spec("pv")))
+	require.NoError(t, err)
+	require.Equal(t, []mount.Mount{{
+		Spec:         spec("pv"),
+		Driver:       mount.DriverOSS,
+		VolumeHandle: "handle",
+		Attributes:   map[string]string{"bucket": "b", "url": "http://127.0.0.1:1"},
+		Options:      []string{"nolock", "tcp", "noresvport", "vers=3"},
+		AccessMode:   mount.ReadWriteMany,
+		Owner:        mount.Owner{UID: 1000, GID: 1001},
+		Secret:       mount.Secret{"akId": "id", "akSecret": "new"},
+	}}, got)
+}
+
+func TestPlainSourcesBecomeHostPaths(t *testing.T) {
+	for name, source := range map[string]corev1.PersistentVolumeSource{
+		"hostPath": {HostPath: &corev1.HostPathVolumeSource{Path: "/srv/x"}},
+		"local":    {Local: &corev1.LocalVolumeSource{Path: "/srv/x"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": plain(source)}}, request(spec("pv")))
+			require.NoError(t, err)
+			require.Equal(t, mount.DriverHostPath, got[0].Driver)
+			require.Equal(t, "pv", got[0].VolumeHandle)
+			require.Equal(t, map[string]string{"path": "/srv/x"}, got[0].Attributes)
+		})
+	}
+}
+
+func TestReadOnlyIsTheRequestsOrTheVolumes(t *testing.T) {
+	modes := func(m ...corev1.PersistentVolumeAccessMode) func(*corev1.PersistentVolume) {
+		return func(pv *corev1.PersistentVolume) { pv.Spec.AccessModes = m }
+	}
+	cases := []struct {
+		name  string
+		asked bool
+		edit  func(*corev1.PersistentVolume)
+		want  bool
+		mode  mount.AccessMode
+	}{
+		{"nobody says so", false, modes(corev1.ReadWriteOnce), false, mount.ReadWriteOnce},
+		{"the request says so", true, modes(corev1.ReadWriteOnce), true, mount.ReadWriteOnce},
+		{"csi.readOnly", false, func(pv *corev1.PersistentVolume) { pv.Spec.CSI.ReadOnly = true }, true, mount.ReadWriteMany},
+		{"only ReadOnlyMany", false, modes(corev1.ReadOnlyMany), true, mount.ReadOnlyMany},
+		{"ReadOnlyMany beside a writing mode", false, modes(corev1.ReadOnlyMany, corev1.ReadWriteMany), false, mount.ReadWriteMany},
+		{"mount option ro", false, func(pv *corev1.PersistentVolume) { pv.Spec.MountOptions = []string{"noatime,ro"} }, true, mount.ReadWriteMany},
+		{"no access mode at all", false, modes(), false, mount.ReadWriteOnce},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s := spec("pv")
+			s.ReadOnly = c.asked
+			got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs(c.edit)}}, request(s))
+			require.NoError(t, err)
+			require.Equal(t, c.want, got[0].ReadOnly)
+			require.Equal(t, c.mode, got[0].AccessMode)
+		})
+	}
+}
+
+func TestWhoMayMountAVolume(t *testing.T) {
+	const hidden = "no PersistentVolume of that name that you may mount"
+	bound := func(pv *corev1.PersistentVolume) { pv.Spec.ClaimRef = &corev1.ObjectReference{Name: "db"} }
+	teams := func(list string) func(*corev1.PersistentVolume) {
+		return func(pv *corev1.PersistentVolume) { pv.Annotations = map[string]string{v1alpha1.AnnotationTeams: list} }
+	}
+	block := func(pv *corev1.PersistentVolume) { pv.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock) }
+	cases := []struct {
+		name    string
+		team    string
+		volume  *corev1.PersistentVolume
+		allowed bool
+	}{
+		{"an unbound volume is everybody's", "red", tmpfs(), true},
+		{"a bound volume is nobody's", "red", tmpfs(bound), false},
+		{"a bound volume whose annotation names the team", "red", tmpfs(bound, teams("blue, red")), true},
+		{"a bound volume whose annotation names others", "red", tmpfs(bound, teams("blue")), false},
+		{"an unbound volume whose annotation names others", "red", tmpfs(teams("blue")), false},
+		{"an unbound volume whose annotation names the team", "red", tmpfs(teams("red")), true},
+		{"an empty annotation names nobody", "red", tmpfs(teams("")), false},
+		{"a team that is part of a named one", "re", tmpfs(teams("red")), false},
+		{"no team and an empty item", "", tmpfs(teams("red,,")), false},
+		{"what else is wrong with a foreign volume is not said", "red", tmpfs(teams("blue"), block), false},
+		{"no such volume", "red", nil, false},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			r := &objects{volumes: map[string]*corev1.PersistentVolume{}}
+			if c.volume != nil {
+				r.volumes["pv"] = c.volume
+			}
+			req := request(spec("pv"))
+			req.Principal.Team = c.team
+			_, err := volume.Resolve(t.Context(), r, req)
+			if c.allowed {
+				require.NoError(t, err)
+				return
+			}
+			require.Equal(t, mount.Faults{{Index: 0, Field: mount.FieldVolume, Reason: hidden}}, err)
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	good := secret(map[string]string{"akId": "canary-id", "akSecret": "canary-secret"})
+	attributes := func(kv ...string) func(*corev1.PersistentVolume) {
+		return func(pv *corev1.PersistentVolume) {
+			pv.Spec.CSI.VolumeAttributes = map[string]string{}
+			for i := 0; i < len(kv); i += 2 {
+				pv.Spec.CSI.VolumeAttributes[kv[i]] = kv[i+1]
+			}
+		}
+	}
+	cases := []struct {
+		name   string
+		volume *corev1.PersistentVolume
+		secret *corev1.Secret
+		edit   func(*volume.Request)
+		field  mount.Field
+		reason string
+	}{
+		{"nfs source", plain(corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{}}), nil, nil, mount.FieldVolume, "has a source (nfs) that sandboxes cannot mount"},
+		{"no source", plain(corev1.PersistentVolumeSource{}), nil, nil, mount.FieldVolume, "has a source (none)"},
+		{"a block volume", tmpfs(func(pv *corev1.PersistentVolume) { pv.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock) }), nil, nil, mount.FieldVolume, "volumeMode Block"},
+		{"a volume that is going", tmpfs(func(pv *corev1.PersistentVolume) { pv.DeletionTimestamp = &metav1.Time{} }), nil, nil, mount.FieldVolume, "is being deleted"},
+		{"an unknown driver", tmpfs(func(pv *corev1.PersistentVolume) { pv.Spec.CSI.Driver = "ebs" }), nil, nil, mount.FieldVolume, `needs driver "ebs", which is not installed here`},
+		{"no volumeHandle", tmpfs(func(pv *corev1.PersistentVolume) { pv.Spec.CSI.VolumeHandle = "" }), nil, nil, mount.FieldVolume, "volumeHandle is empty"},
+		{"a host path that is a socket", plain(corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/x", Type: ptr.To(corev1.HostPathSocket)}}), nil, nil, mount.FieldVolume, "of type Socket"},
+		{"a host path that climbs", plain(corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/srv/../etc"}}), nil, nil, mount.FieldVolume, "path must be absolute"},
+		{"tmpfs without size", tmpfs(attributes()), nil, nil, mount.FieldVolume, "volumeAttributes.size"},
+		{"tmpfs with size 0", tmpfs(attributes("size", "0")), nil, nil, mount.FieldVolume, "volumeAttributes.size"},
+		{"tmpfs with a size that is none", tmpfs(attributes("size", "big")), nil, nil, mount.FieldVolume, "volumeAttributes.size"},
+		{"tmpfs with inodes that are none", tmpfs(attributes("size", "1Mi", "inodes", "-3")), nil, nil, mount.FieldVolume, "volumeAttributes.inodes"},
+		{"oss without url", oss(attributes("bucket", "b")), good, nil, mount.FieldVolume, "volumeAttributes.url is missing"},
+		{"oss without its Secret", oss(), nil, nil, mount.FieldVolume, "the Secret that it names does not exist"},
+		{"oss with half a Secret", oss(), secret(map[string]string{"akId": "canary-id"}), nil, mount.FieldVolume, "akSecret is missing"},
+		{"a Secret of another namespace", oss(func(pv *corev1.PersistentVolume) { pv.Spec.CSI.NodePublishSecretRef.Namespace = "default" }), good, nil, mount.FieldVolume, "must be in namespace sandbox-system"},
+		{"a template without csi", tmpfs(), nil, func(r *volume.Request) { r.Template.Runtimes = []string{"agent-runtime"} }, mount.FieldVolume, `runtimes do not include "csi"`},
+		{"a container that is not there", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].Container = "nope" }, mount.FieldContainer, "no container of that name"},
+		{"a path that the template mounts", tmpfs(), nil, func(r *volume.Request) { r.Template.Reserved = []string{"/data/cache"} }, mount.FieldTarget, "mounts /data/cache itself"},
+		{"a placeholder without its metadata", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].SubPath = "u/${USER_ID}" }, mount.FieldSubPath, "USER_ID"},
+		{"a placeholder that climbs", tmpfs(), nil, func(r *volume.Request) {
+			r.Specs[0].SubPath, r.Metadata = "u/${USER_ID}", map[string]string{"USER_ID": ".."}
+		}, mount.FieldSubPath, ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			r := &objects{volumes: map[string]*corev1.PersistentVolume{"pv": c.volume}, secrets: map[string]*corev1.Secret{}}
+			if c.secret != nil {
+				r.secrets["sandbox-system/cred"] = c.secret
+			}
+			req := request(spec("pv"))
+			if c.edit != nil {
+				c.edit(&req)
+			}
+			_, err := volume.Resolve(t.Context(), r, req)
+			var faults mount.Faults
+			require.ErrorAs(t, err, &faults)
+			require.Len(t, faults, 1, "%v", faults)
+			require.Equal(t, c.field, faults[0].Field)
+			require.Contains(t, faults[0].Reason, c.reason)
+			require.NotContains(t, err.Error(), "canary")
+			require.NotContains(t, err.Error(), "cred")
+		})
+	}
+}
+
+func TestAllFaultsAreNamedAtOnce(t *testing.T) {
+	r := &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs()}}
+	bad := spec("missing")
+	bad.Container = "nope"
+	ms, err := volume.Resolve(t.Context(), r, request(spec("missing"), spec("pv"), bad))
+	var faults mount.Faults
+	require.ErrorAs(t, err, &faults)
+	places := make([]string, len(faults))
+	for i, f := range faults {
+		places[i] = fmt.Sprintf("%d.%s", f.Index, f.Field)
+	}
+	require.Equal(t, []string{"0.volume", "2.container", "2.volume"}, places)
+	require.Len(t, ms, 3)
+	require.Equal(t, mount.DriverTmpfs, ms[1].Driver)
+	require.Empty(t, ms[0].Driver)
+	require.Equal(t, 2, r.reads, "a volume is read once, however often it is named")
+}
+
+func TestAReaderThatFailsIsUnavailable(t *testing.T) {
+	cause := errors.New("etcd at 10.0.0.1 is down")
+	for _, what := range []string{"pv", "sandbox-system/cred"} {
+		t.Run(what, func(t *testing.T) {
+			r := &objects{volumes: map[string]*corev1.PersistentVolume{"pv": oss()}, fail: map[string]error{what: cause}}
+			_, err := volume.Resolve(t.Context(), r, request(spec("pv")))
+			var e *warmpool.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, warmpool.Unavailable, e.Code)
+			require.NotContains(t, e.Message, "10.0.0.1")
+			require.ErrorIs(t, err, cause)
+		})
+	}
+}
+
+func TestTheMainContainerHasOneName(t *testing.T) {
+	s, side := spec("pv"), spec("pv")
+	s.Container, side.Container = "sandbox", "side"
+	got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs()}}, request(s, side))
+	require.NoError(t, err)
+	require.Empty(t, got[0].Container)
+	require.Equal(t, "side", got[1].Container)
+}
+
+func TestPlaceholdersAreFilledInOnceTheSandboxIsKnown(t *testing.T) {
+	id := warmpool.NewID()
+	ms := []mount.Mount{{Spec: mount.Spec{SubPath: "a/${SANDBOX_ID}/${ACTOR_ID}"}}, {Spec: mount.Spec{SubPath: "u/${USER_ID}"}}, {}}
+	got, err := volume.Expand(ms, id, warmpool.Principal{}, map[string]string{"USER_ID": "ann"})
+	require.NoError(t, err)
+	require.Equal(t, "a/"+string(id)+"/"+string(id), got[0].SubPath)
+	require.Equal(t, "u/ann", got[1].SubPath)
+	require.Empty(t, got[2].SubPath)
+	require.Equal(t, "a/${SANDBOX_ID}/${ACTOR_ID}", ms[0].SubPath, "the mounts that came in are not touched")
+
+	_, err = volume.Expand(ms, id, warmpool.Principal{}, map[string]string{"USER_ID": "../x"})
+	var faults mount.Faults
+	require.ErrorAs(t, err, &faults)
+	require.Equal(t, 1, faults[0].Index)
+}
