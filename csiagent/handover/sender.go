@@ -1,0 +1,75 @@
+//go:build linux
+
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/utils/clock"
+)
+
+// How long Keep waits before it tries again.
+const (
+	firstPause = 50 * time.Millisecond
+	lastPause  = 2 * time.Second
+)
+
+// Send hands this process's mount namespace over at socket and holds the connection. It returns nil when an accepted hand-over
+// ended, and an error, ErrRefused among others, when there was none.
+func Send(ctx context.Context, socket string) error {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unixpacket", socket)
+	if err != nil {
+		return fmt.Errorf("hand over: %w", err)
+	}
+	c := conn.(*net.UnixConn)
+	defer func() { _ = c.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+	defer stop()
+	if err := give(c); err != nil {
+		return fmt.Errorf("hand over: %w", err)
+	}
+	answer := make([]byte, 1)
+	if _, err := io.ReadFull(c, answer); err != nil || answer[0] != accepted {
+		return errors.Join(ErrRefused, ctx.Err())
+	}
+	_, _ = c.Read(answer) // until the other side closes
+	return nil
+}
+
+// give sends the one message.
+func give(c *net.UnixConn) error {
+	ns, err := os.OpenFile("/proc/self/ns/mnt", os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	_, _, err = c.WriteMsgUnix([]byte{0}, unix.UnixRights(int(ns.Fd())), nil)
+	return err
+}
+
+// Keep hands over again and again until ctx ends, so that an agent that restarts, or starts late, gets its namespace. It waits
+// between tries, longer each time until one is accepted.
+func Keep(ctx context.Context, socket string, clk clock.Clock) {
+	pause := firstPause
+	for {
+		if err := Send(ctx, socket); err == nil {
+			pause = firstPause
+		}
+		wait := clk.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			wait.Stop()
+			return
+		case <-wait.C():
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
