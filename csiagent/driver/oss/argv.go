@@ -1,0 +1,139 @@
+package oss
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// secrets is where a client finds its credentials: the first descriptor that it inherits beside its output.
+const secrets = "/proc/self/fd/3"
+
+// instead are the clients that can take a client's place, in order of choice.
+var instead = map[string][]string{
+	"ossfs":  {"ossfs", "s3fs"},
+	"ossfs2": {"ossfs2", "ossfs", "s3fs"},
+	"s3fs":   {"s3fs"},
+}
+
+// choose finds an installed client for the volume.
+func choose(fuseType string, dirs []string) (name, program string, err error) {
+	for _, name := range instead[fuseType] {
+		for _, dir := range dirs {
+			program := filepath.Join(dir, name)
+			if st, err := os.Stat(program); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+				return name, program, nil
+			}
+		}
+	}
+	return "", "", fmt.Errorf("none of the FUSE clients %s is installed on this machine", strings.Join(instead[fuseType], ", "))
+}
+
+// argv is the client's command line, and the content of its credential file.
+func (v *volume) argv(client, program, dir string) (args []string, file string, err error) {
+	if client == "ossfs2" {
+		file, err = v.ossfs2()
+		return []string{program, "mount", dir, "-c", secrets, "-f"}, file, err
+	}
+	source := v.bucket
+	if v.prefix != "" {
+		source += ":" + v.prefix
+	}
+	args = []string{program, source, dir, "-f"}
+	for _, o := range append(v.base(client), v.options...) {
+		args = append(args, "-o", o.String())
+	}
+	if v.public {
+		return args, "", nil
+	}
+	return args, v.bucket + ":" + v.keys.id + ":" + v.keys.secret + "\n", nil
+}
+
+// base are the options that stand before the volume's own.
+func (v *volume) base(client string) []option {
+	out := []option{{"url", v.endpoint.String()}, {"allow_other", ""}, {"nosuid", ""}, {"nodev", ""}}
+	if v.public {
+		out = append(out, option{"public_bucket", "1"})
+	} else {
+		out = append(out, option{"passwd_file", secrets})
+	}
+	if v.readOnly {
+		out = append(out, option{"ro", ""})
+	}
+	// The client's own 300 seconds of waiting for a connection are longer than anybody who reads a file has.
+	defaults := []option{
+		{"uid", strconv.FormatUint(uint64(v.owner.UID), 10)}, {"gid", strconv.FormatUint(uint64(v.owner.GID), 10)},
+		{"umask", "022"}, {"connect_timeout", "5"}, {"readwrite_timeout", "30"},
+	}
+	for _, o := range defaults {
+		if _, given := v.option(o.name); !given {
+			out = append(out, o)
+		}
+	}
+	return append(out, v.dialect(client)...)
+}
+
+// dialect are the options whose names or needs differ between ossfs and s3fs.
+func (v *volume) dialect(client string) (out []option) {
+	region := "region"
+	if client == "s3fs" {
+		region = "endpoint"
+		// An address has no sub-domain for the bucket.
+		_, err := netip.ParseAddr(v.endpoint.Hostname())
+		if _, given := v.option("use_path_request_style"); !given && (err == nil || v.endpoint.Hostname() == "localhost") {
+			out = append(out, option{"use_path_request_style", ""})
+		}
+		if v.sigV2 {
+			out = append(out, option{"sigv2", ""})
+		}
+	}
+	if v.sigV4 {
+		out = append(out, option{"sigv4", ""})
+	}
+	if v.region != "" {
+		out = append(out, option{region, v.region})
+	}
+	return out
+}
+
+// ossfs2 is the configuration file of ossfs 2, which takes none of the options of FUSE; what else the volume sets is refused, not
+// dropped.
+func (v *volume) ossfs2() (string, error) {
+	set := map[string]string{
+		"uid": strconv.FormatUint(uint64(v.owner.UID), 10), "gid": strconv.FormatUint(uint64(v.owner.GID), 10), "umask": "022",
+	}
+	for _, o := range v.options {
+		if _, ok := set[o.name]; !ok {
+			return "", invalid("the option %q is not one of fuseType ossfs2", o.name)
+		}
+		set[o.name] = o.value
+	}
+	umask, err := strconv.ParseUint(set["umask"], 8, 12)
+	if err != nil {
+		return "", invalid("the option umask must be octal")
+	}
+	lines := []option{
+		{"oss_endpoint", v.endpoint.String()}, {"oss_bucket", v.bucket}, {"uid", set["uid"]}, {"gid", set["gid"]}, {"allow_other", "true"},
+		{"dir_mode", fmt.Sprintf("%04o", 0o777&^umask)}, {"file_mode", fmt.Sprintf("%04o", 0o666&^umask)},
+	}
+	if v.prefix != "" {
+		lines = append(lines, option{"oss_bucket_prefix", strings.TrimPrefix(v.prefix, "/") + "/"})
+	}
+	if v.region != "" {
+		lines = append(lines, option{"oss_region", v.region})
+	}
+	if v.readOnly {
+		lines = append(lines, option{"ro", "true"})
+	}
+	if !v.public {
+		lines = append(lines, option{"oss_access_key_id", v.keys.id}, option{"oss_access_key_secret", v.keys.secret})
+	}
+	var b strings.Builder
+	for _, o := range lines {
+		b.WriteString("--" + o.String() + "\n")
+	}
+	return b.String(), nil
+}

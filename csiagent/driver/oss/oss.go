@@ -1,0 +1,208 @@
+package oss
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// Config is what the driver needs. The zero value is usable.
+type Config struct {
+	// Path are the directories in which FUSE clients are looked for; the system's usual ones when empty.
+	Path []string
+	// DialTimeout bounds the connection that is tried before a client is started; 3 s when zero.
+	DialTimeout time.Duration
+	// Logger gets what a client wrote when it failed; nothing is logged when it is nil.
+	Logger *slog.Logger
+}
+
+// Driver starts and ends FUSE clients.
+type Driver struct {
+	config Config
+
+	mu      sync.Mutex
+	clients map[mount.Process]*client // those this process has started and nobody has unmounted
+}
+
+// New returns a driver.
+func New(c Config) *Driver {
+	if len(c.Path) == 0 {
+		c.Path = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+	}
+	if c.DialTimeout <= 0 {
+		c.DialTimeout = 3 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Driver{config: c, clients: map[mount.Process]*client{}}
+}
+
+// Mount starts a client on dir. It returns when the mount is there and the client alive; whether it can be read, a probe says.
+func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
+	v, err := parse(m)
+	if err != nil {
+		return mount.Source{}, err
+	}
+	name, program, err := choose(v.fuseType, d.config.Path)
+	if err != nil {
+		return mount.Source{}, err
+	}
+	args, file, err := v.argv(name, program, dir)
+	if err != nil {
+		return mount.Source{}, err
+	}
+	// A client that cannot connect tries for seconds; nobody listening is known at once.
+	if err := d.dial(ctx, v.endpoint); err != nil {
+		return mount.Source{}, err
+	}
+	c, err := start(args, file, v.keys)
+	if err != nil {
+		return mount.Source{}, err
+	}
+	d.keep(c)
+	src, err := d.source(ctx, c, dir)
+	if err != nil {
+		err = errors.Join(d.reason(ctx, c, err), d.abort(ctx, c, dir))
+		return mount.Source{}, err
+	}
+	return src, nil
+}
+
+func (d *Driver) source(ctx context.Context, c *client, dir string) (mount.Source, error) {
+	fstype, err := mounted(ctx, c.process, dir)
+	if err != nil {
+		return mount.Source{}, err
+	}
+	if fstype != "fuse" && !strings.HasPrefix(fstype, "fuse.") {
+		return mount.Source{}, fmt.Errorf("staging directory became %q, not a FUSE mount", fstype)
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return mount.Source{}, fmt.Errorf("open mount: %w", err)
+	}
+	return mount.Source{Root: os.NewFile(uintptr(fd), "oss"), FSType: fstype, Remote: true, Client: c.process}, nil
+}
+
+// abort ends a client whose mount nobody has got.
+func (d *Driver) abort(ctx context.Context, c *client, dir string) error {
+	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	cancel()
+	err := d.unmount(over, dir, c.process)
+	if errors.Is(err, errKilled) {
+		return nil
+	}
+	return err
+}
+
+// errKilled is a client that did not end by itself.
+var errKilled = errors.New("the FUSE client was killed before it had finished; what it had not uploaded is lost")
+
+// Unmount waits until the client has uploaded and ended by itself, which it does once nobody has its mount, and kills it when ctx
+// ends first: then it returns an error, since data may be missing.
+func (d *Driver) Unmount(ctx context.Context, dir string, p mount.Process) error {
+	return d.unmount(ctx, dir, p)
+}
+
+func (d *Driver) unmount(ctx context.Context, dir string, p mount.Process) error {
+	if err := unmount(dir); err != nil {
+		return err
+	}
+	if p.PID == 0 {
+		return nil
+	}
+	killed, err := end(ctx, p)
+	if err != nil {
+		return err
+	}
+	d.forget(ctx, p)
+	if killed {
+		return errKilled
+	}
+	return nil
+}
+
+// Explain says why the volume of a client that this process has started does not work, nil when the client lives or is not known.
+func (d *Driver) Explain(ctx context.Context, p mount.Process) error {
+	d.mu.Lock()
+	c := d.clients[p]
+	d.mu.Unlock()
+	if c == nil || !c.ended(ctx, explainGrace) {
+		return nil
+	}
+	return d.reason(ctx, c, errEnded)
+}
+
+// explainGrace is how long a client may take to end after its mount was found broken.
+const explainGrace = 500 * time.Millisecond
+
+// reason turns the end of a client into what its output says.
+func (d *Driver) reason(ctx context.Context, c *client, err error) error {
+	if !errors.Is(err, errEnded) {
+		return err
+	}
+	said := c.output()
+	d.config.Logger.WarnContext(ctx, "FUSE client ended", "pid", c.process.PID, "output", lastWords(said))
+	return classify(said)
+}
+
+func (d *Driver) keep(c *client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.clients[c.process] = c
+}
+
+func (d *Driver) forget(ctx context.Context, p mount.Process) {
+	d.mu.Lock()
+	c := d.clients[p]
+	delete(d.clients, p)
+	d.mu.Unlock()
+	if c != nil {
+		c.ended(context.WithoutCancel(ctx), killGrace) // reaped, so that no zombie is left when this returns
+		_ = c.log.Close()
+	}
+}
+
+// dial says whether anybody listens at the endpoint, which must not be an address that only this machine's owner may talk to.
+func (d *Driver) dial(ctx context.Context, u *url.URL) error {
+	port := u.Port()
+	if port == "" {
+		port = u.Scheme
+	}
+	dialer := net.Dialer{Timeout: d.config.DialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil || forbidden(to.Addr().Unmap()) {
+			return errForbidden
+		}
+		return nil
+	}}
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err == nil {
+		return conn.Close()
+	}
+	if errors.Is(err, errForbidden) {
+		return fmt.Errorf("%w: the attribute url leads to an address that cannot be a storage endpoint", mount.ErrDenied)
+	}
+	d.config.Logger.InfoContext(ctx, "object store unreachable", "host", u.Host, "error", err)
+	return fmt.Errorf("%w: nobody answers at the attribute url", mount.ErrUnavailable)
+}
+
+var errForbidden = errors.New("forbidden address")
+
+// forbidden are addresses at which clouds serve a machine's own credentials, and those that are nobody's.
+func forbidden(a netip.Addr) bool {
+	return a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{100, 100, 100, 200})
+}

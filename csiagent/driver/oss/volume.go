@@ -1,0 +1,201 @@
+package oss
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// volume is what a Mount asks for, checked.
+type volume struct {
+	bucket   string
+	prefix   string // "" or /a/b: the volume's path with the spec's subPath
+	endpoint *url.URL
+	fuseType string
+	sigV2    bool
+	sigV4    bool
+	region   string
+	public   bool
+	readOnly bool
+	owner    mount.Owner
+	options  []option
+	keys     credentials
+}
+
+type credentials struct{ id, secret string }
+
+var (
+	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+	regionName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+)
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{mount.ErrInvalid}, args...)...)
+}
+
+func parse(m mount.Mount) (volume, error) {
+	a, err := attributes(m.Attributes)
+	if err != nil {
+		return volume{}, err
+	}
+	v := volume{bucket: a["bucket"], region: a["region"], owner: m.Owner, readOnly: m.ReadOnly || m.AccessMode == mount.ReadOnlyMany}
+	if !bucketName.MatchString(v.bucket) {
+		return v, invalid("the attribute bucket must be the name of a bucket")
+	}
+	if v.prefix, err = prefix(a["path"], m.SubPath); err != nil {
+		return v, err
+	}
+	if v.endpoint, err = endpoint(a["url"], v.bucket); err != nil {
+		return v, err
+	}
+	if err := v.signature(a["sigversion"]); err != nil {
+		return v, err
+	}
+	switch v.fuseType = a["fusetype"]; v.fuseType {
+	case "":
+		v.fuseType = "ossfs"
+	case "ossfs", "ossfs2", "s3fs":
+	default:
+		return v, invalid("the attribute fuseType must be ossfs, ossfs2 or s3fs")
+	}
+	if err := v.allOptions(a["otheropts"], m.Options); err != nil {
+		return v, err
+	}
+	switch a["authtype"] {
+	case "":
+		v.keys, err = keys(m.Secret)
+		return v, err
+	case "public":
+		v.public = true
+		return v, nil
+	}
+	return v, invalid("the attribute authType must be empty (an access key) or public; others are not supported")
+}
+
+// known are the attributes by their name in small letters: PersistentVolumes in the field spell them in many ways.
+var known = map[string]bool{
+	"bucket": true, "url": true, "path": true, "otheropts": true, "fusetype": true, "authtype": true, "sigversion": true, "region": true,
+}
+
+func attributes(in map[string]string) (map[string]string, error) {
+	out := make(map[string]string, len(in))
+	for k, text := range in {
+		name := strings.ToLower(strings.TrimSpace(k))
+		_, twice := out[name]
+		switch {
+		case strings.HasPrefix(name, "csi.storage.k8s.io/"):
+			continue // the pod's names, for drivers that want them
+		case !known[name]:
+			return nil, invalid("an object store volume has no attribute %q that is supported here", k)
+		case twice:
+			return nil, invalid("the attribute %q is given twice in different letters", k)
+		}
+		out[name] = strings.TrimSpace(text)
+	}
+	return out, nil
+}
+
+// prefix joins the volume's path and the sub path to what stands behind the colon of `bucket:/prefix`. The client is confined to
+// it, so that no mistake of a later step can leave it.
+func prefix(path, sub string) (string, error) {
+	if path != "" && path[0] != '/' {
+		return "", invalid("the attribute path must start with /")
+	}
+	joined := strings.Trim(path, "/")
+	if sub != "" {
+		joined = strings.Trim(joined+"/"+sub, "/")
+	}
+	if joined == "" {
+		return "", nil
+	}
+	for _, part := range strings.Split(joined, "/") {
+		if part == "" || part == "." || part == ".." {
+			return "", invalid("the attribute path must have no empty, . or .. component")
+		}
+	}
+	if strings.ContainsFunc(joined, func(r rune) bool { return r < ' ' || r == 0x7f || r == ':' }) {
+		return "", invalid("the attribute path must have no colon and no control character")
+	}
+	return "/" + joined, nil
+}
+
+func endpoint(text, bucket string) (*url.URL, error) {
+	if !strings.Contains(text, "://") {
+		scheme := "https://"
+		if host, _, _ := strings.Cut(text, ":"); strings.Contains(host, "-internal.") {
+			scheme = "http://" // the storage's own network, where nothing else is served
+		}
+		text = scheme + text
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https"):
+		return nil, invalid("the attribute url must be http:// or https:// with a host")
+	case u.User != nil:
+		return nil, invalid("the attribute url must not hold credentials; put them into the volume's Secret")
+	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, invalid("the attribute url must have nothing behind the host and the port")
+	case !goodHost(u.Hostname()):
+		return nil, invalid("the attribute url must name a host or an address")
+	case strings.HasPrefix(u.Hostname(), bucket+"."):
+		return nil, invalid("the attribute url must be the endpoint without the bucket's name")
+	}
+	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
+}
+
+func goodHost(h string) bool {
+	if a, err := netip.ParseAddr(h); err == nil {
+		return a.Zone() == ""
+	}
+	return hostName.MatchString(h)
+}
+
+func (v *volume) signature(version string) error {
+	switch {
+	case v.region != "" && !regionName.MatchString(v.region):
+		return invalid("the attribute region must be small letters, digits and -")
+	case version == "v1":
+		v.sigV2 = true
+	case version == "v4" && v.region == "":
+		return invalid("the attribute sigVersion v4 needs the attribute region")
+	case version == "v4":
+		v.sigV4 = true
+	case version != "":
+		return invalid("the attribute sigVersion must be v1 or v4")
+	}
+	return nil
+}
+
+// keys takes the access key from the volume's Secret, by either pair of names.
+func keys(s mount.Secret) (credentials, error) {
+	c := credentials{id: s["akId"], secret: s["akSecret"]}
+	if c == (credentials{}) {
+		for k, text := range s {
+			switch strings.ToLower(k) {
+			case "accesskeyid":
+				c.id = text
+			case "accesskeysecret":
+				c.secret = text
+			case "securitytoken":
+				return credentials{}, invalid("a Secret with a SecurityToken is not supported; use an access key")
+			}
+		}
+	}
+	c.id, c.secret = strings.TrimSpace(c.id), strings.TrimSpace(c.secret)
+	switch {
+	case c.id == "" || c.secret == "":
+		return credentials{}, invalid("the volume's Secret must hold akId and akSecret, or AccessKeyId and AccessKeySecret")
+	case badKey(c.id) || badKey(c.secret):
+		return credentials{}, invalid("the volume's Secret holds a key with a space, a colon or a control character")
+	}
+	return c, nil
+}
+
+func badKey(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' })
+}
