@@ -1,0 +1,91 @@
+# Sandgate. `make` alone lists the targets; whatever is missing on the machine is installed on the way, once.
+# Targets that start sandboxes need root: run them as root or where `sudo` asks for nothing.
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sandgate
+BIN   := $(CACHE)/bin
+ADDR  ?= 127.0.0.1:3000
+STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/sandgate
+MANIFESTS ?= examples/local
+ALLOW_HOST_PATHS ?=
+
+SUDO    := $(if $(filter 0,$(shell id -u)),,sudo -E)
+ASROOT  := $(SUDO) env "PATH=$(PATH)"
+INSTALL := e2e/install.sh
+export CACHE
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## --- for everyday use ---
+
+run: deps-run build ## serve on ADDR (127.0.0.1:3000); STATE=, MANIFESTS=, ALLOW_HOST_PATHS=/a:/b
+	@exec $(ASROOT) $(BIN)/sandgate run -addr "$(ADDR)" -state "$(STATE)" -manifests "$(MANIFESTS)" \
+		-allow-host-paths "$(ALLOW_HOST_PATHS)" -bin "$(BIN)"
+
+clean: build ## end every sandbox of STATE and what it mounted
+	@$(ASROOT) $(BIN)/sandgate clean -state "$(STATE)"
+
+demo: deps-run build $(BIN)/versitygw ## the Python example of the README against a real object store
+	@$(INSTALL) python 2.63.0
+	@$(ASROOT) $(BIN)/e2e demo
+
+## --- for those who change it ---
+
+test: ## everything that CI runs: lint, vet, house rules, unit and integration tests, SDK suites
+	@$(MAKE) --no-print-directory lint vet unit sdk
+
+lint: $(BIN)/golangci-lint ## golangci-lint with .golangci.yml, gofmt included
+	@echo "== lint"
+	@$(BIN)/golangci-lint run ./...
+
+vet:
+	@echo "== vet"
+	@go vet ./...
+
+unit: deps-run $(BIN)/gotestsum $(BIN)/versitygw ## house rules, unit and integration tests with -race, as root
+	@echo "== house rules, unit and integration tests"
+	@mkdir -p $(CACHE)/reports
+	@$(ASROOT) VERSITYGW=$(BIN)/versitygw $(BIN)/gotestsum --format pkgname-and-test-fails \
+		--junitfile $(CACHE)/reports/go.xml -- -race -timeout 20m ./...
+
+sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
+
+sdk-python: deps-run build $(BIN)/versitygw
+	@$(INSTALL) python $(notdir $(wildcard e2e/sdk/python/pins/*))
+	@$(ASROOT) $(BIN)/e2e sdk -language python
+
+sdk-js: deps-run build $(BIN)/versitygw
+	@$(INSTALL) js $(notdir $(wildcard e2e/sdk/js/pins/*))
+	@$(ASROOT) $(BIN)/e2e sdk -language js
+
+verify: build ## fails when docs/compatibility.md says something else than the last SDK runs
+	@$(BIN)/e2e matrix -check docs/compatibility.md
+
+docs: build ## writes docs/compatibility.md from the reports of the last SDK runs
+	@$(BIN)/e2e matrix -write docs/compatibility.md
+
+bench: deps-run build $(BIN)/versitygw ## the figures: p50, p95, p99 of create, mount, proxy
+	@$(ASROOT) VERSITYGW=$(BIN)/versitygw go run ./e2e/bench -bin "$(BIN)"
+
+fmt: ## gofmt
+	@gofmt -l -w $$(git ls-files '*.go')
+
+## --- what the others stand on ---
+
+.PHONY: deps-run
+deps-run:
+	@$(INSTALL) system
+
+build:
+	@$(INSTALL) go
+	@mkdir -p $(BIN)
+	@CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/envd ./cmd/starter
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./cmd/sandgate ./e2e
+
+# External tools: one module each, so that none bends the product's dependencies. Rebuilt when its pin changes.
+$(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
+	@$(INSTALL) go
+	@$(INSTALL) tool $*

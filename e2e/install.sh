@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Installs what a target of the Makefile needs and the machine lacks. Each part checks first and is quick when nothing is missing.
+#   install.sh system           programs that sandboxes and volumes need, from apt
+#   install.sh go               a Go toolchain, when there is none
+#   install.sh tool NAME        an external tool, built from its own module e2e/tools/NAME at the version pinned there
+#   install.sh python PIN...    a virtual environment per SDK pin, from e2e/sdk/python/pins/PIN/requirements.txt
+#   install.sh js PIN...        node_modules per SDK pin, from e2e/sdk/js/pins/PIN/package-lock.json
+# Everything that is not from apt lies in $CACHE.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sandgate}
+mkdir -p "$CACHE/bin"
+
+say() { printf '>> %s\n' "$*" >&2; }
+die() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo -E "$@"
+  else die "root is needed to install packages, and there is no sudo: run make as root"
+  fi
+}
+
+# apt COMMAND=PACKAGE...: installs the packages whose command is not there.
+apt() {
+  local missing=() pair
+  for pair in "$@"; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null || die "these packages are missing and this is no Debian: ${missing[*]}"
+  say "installing ${missing[*]} with apt"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq </dev/null
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >&2
+}
+
+system() {
+  apt runc=runc s3fs=s3fs pasta=passt fusermount3=fuse3 ip=iproute2 mount=mount sudo=sudo git=git \
+    gcc=gcc python3=python3 update-ca-certificates=ca-certificates
+  [ -e /usr/include/stdlib.h ] || { say "installing libc6-dev with apt"; as_root apt-get install -y -qq libc6-dev </dev/null >&2; }
+}
+
+# The Go module proxy serves toolchains as modules; a Go of 1.21 or newer fetches the one that go.mod asks for by itself.
+toolchain=go1.26.8
+go_() {
+  if command -v go >/dev/null && go version >/dev/null 2>&1; then return 0; fi
+  if [ ! -x /usr/local/go/bin/go ]; then
+    apt curl=curl python3=python3
+    local arch zip
+    case $(uname -m) in x86_64) arch=amd64 ;; aarch64) arch=arm64 ;; *) die "no Go toolchain for $(uname -m): install Go 1.26" ;; esac
+    zip="$CACHE/$toolchain.zip"
+    say "fetching $toolchain"
+    curl -fsSL -o "$zip" "${GOPROXY%%,*}/golang.org/toolchain/@v/v0.0.1-$toolchain.linux-$arch.zip"
+    python3 - "$zip" "$CACHE/toolchain" <<'PY'
+import pathlib, sys, zipfile
+zip, into = sys.argv[1], pathlib.Path(sys.argv[2])
+with zipfile.ZipFile(zip) as z:
+    for name in z.namelist():
+        path = into / name.split("/", 2)[2].split("/", 1)[1] if name.startswith("golang.org/toolchain@") else None
+        if path is None or name.endswith("/"):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(z.read(name))
+        if "/bin/" in name or "/pkg/tool/" in name:
+            path.chmod(0o755)
+PY
+    as_root mv "$CACHE/toolchain" /usr/local/go
+    rm -f "$zip"
+  fi
+  as_root ln -sf /usr/local/go/bin/go /usr/local/go/bin/gofmt /usr/local/bin/
+}
+
+tool() {
+  local name=$1 into="$CACHE/bin/$1" module="$here/tools/$1" pkg
+  pkg=$(cd "$module" && go list -f '{{.ImportPath}}' tool)
+  say "building $name (once per version; a large one takes minutes)"
+  (cd "$module" && CGO_ENABLED=0 go build -trimpath -o "$into" "$pkg")
+  touch "$into"
+}
+
+python() {
+  local pin dir want
+  python3 -c 'import ensurepip' 2>/dev/null || apt ensurepip=python3-venv
+  for pin in "$@"; do
+    dir="$CACHE/python/$pin" want="$here/sdk/python/pins/$pin/requirements.txt"
+    cmp -s "$want" "$dir/installed.txt" && continue
+    say "installing the Python SDK $pin"
+    rm -rf "$dir"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install --quiet --no-input --disable-pip-version-check --no-deps -r "$want" </dev/null
+    cp "$want" "$dir/installed.txt"
+  done
+}
+
+# The JS SDK wants Node 20.18 or newer, which Debian 12 lacks; npm serves Node itself as a package.
+js() {
+  local pin dir from
+  apt node=nodejs npm=npm
+  if ! node -e 'const [a,b]=process.versions.node.split(".").map(Number);process.exit(a>20||a===20&&b>=18?0:1)'; then
+    [ -x "$CACHE/node/node_modules/.bin/node" ] || { say "installing Node 22 with npm"; npm install --silent --no-audit --no-fund --prefix "$CACHE/node" node@22 </dev/null; }
+  fi
+  for pin in "$@"; do
+    dir="$CACHE/js/$pin" from="$here/sdk/js/pins/$pin"
+    cmp -s "$from/package-lock.json" "$dir/installed.json" && continue
+    say "installing the JS SDK $pin"
+    rm -rf "$dir" && mkdir -p "$dir"
+    cp "$from/package.json" "$from/package-lock.json" "$dir/"
+    npm ci --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" </dev/null
+    cp "$from/package-lock.json" "$dir/installed.json"
+  done
+}
+
+what=${1:?expected system, go, tool, python or js}
+shift
+case $what in
+  system) system ;;
+  go) go_ ;;
+  tool) tool "$@" ;;
+  python) python "$@" ;;
+  js) js "$@" ;;
+  *) die "unknown part $what: expected system, go, tool, python or js" ;;
+esac

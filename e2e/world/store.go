@@ -1,0 +1,132 @@
+package world
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Bucket is the one that the store has.
+const Bucket = "sandgate"
+
+// Store is versitygw on a directory: an S3 server that checks signatures.
+type Store struct {
+	// URL is its endpoint, Dir the directory below which a bucket's objects are files.
+	URL, Dir string
+	// Access and Secret are its root credentials, random in each run.
+	Access, Secret string
+
+	program *program
+}
+
+func startStore(ctx context.Context, path, dir string) (*Store, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "objects"), 0o700); err != nil {
+		return nil, err
+	}
+	addr, err := freeAddr(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{URL: "http://" + addr, Dir: dir, Access: "AK" + strings.ToUpper(random(9)), Secret: random(20)}
+	s.program, err = launch(filepath.Join(dir, "store.log"),
+		[]string{"ROOT_ACCESS_KEY_ID=" + s.Access, "ROOT_SECRET_ACCESS_KEY=" + s.Secret},
+		path, "--port", addr, "posix", filepath.Join(dir, "objects"))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := poll(ctx, s.program, func() bool { return s.call(ctx, http.MethodPut, "/"+Bucket, nil, io.Discard) == nil }); err != nil {
+		return nil, fmt.Errorf("the object store does not get ready: %w\n%s", err, tail(filepath.Join(dir, "store.log")))
+	}
+	return s, nil
+}
+
+// Object is one of the bucket's.
+type Object struct {
+	Key  string
+	Size int64
+}
+
+// Objects lists the bucket below a prefix.
+func (s *Store) Objects(ctx context.Context, prefix string) ([]Object, error) {
+	var body strings.Builder
+	query := url.Values{"list-type": {"2"}, "prefix": {prefix}}
+	if err := s.call(ctx, http.MethodGet, "/"+Bucket, query, &body); err != nil {
+		return nil, err
+	}
+	var list struct{ Contents []Object }
+	return list.Contents, xml.Unmarshal([]byte(body.String()), &list)
+}
+
+// Read returns an object's content.
+func (s *Store) Read(ctx context.Context, key string) (string, error) {
+	var body strings.Builder
+	err := s.call(ctx, http.MethodGet, "/"+Bucket+"/"+key, nil, &body)
+	return body.String(), err
+}
+
+func (s *Store) stop(ctx context.Context) error {
+	if err := s.program.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = s.program.wait(ctx) // killed, as asked
+	return nil
+}
+
+func (s *Store) call(ctx context.Context, method, path string, query url.Values, into io.Writer) error {
+	req, err := http.NewRequestWithContext(ctx, method, s.URL+path+"?"+query.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	s.sign(req, time.Now().UTC())
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode >= 300 {
+		return fmt.Errorf("%s %s: %s", method, path, res.Status)
+	}
+	_, err = io.Copy(into, res.Body)
+	return err
+}
+
+// sign adds an AWS signature of version 4 for a request without a body.
+func (s *Store) sign(req *http.Request, now time.Time) {
+	stamp, day := now.Format("20060102T150405Z"), now.Format("20060102")
+	empty := hexSum("")
+	req.Header.Set("X-Amz-Date", stamp)
+	req.Header.Set("X-Amz-Content-Sha256", empty)
+	const signed = "host;x-amz-content-sha256;x-amz-date"
+	headers := fmt.Sprintf("host:%s\nx-amz-content-sha256:%s\nx-amz-date:%s\n", req.URL.Host, empty, stamp)
+	canonical := strings.Join([]string{req.Method, req.URL.EscapedPath(), req.URL.RawQuery, headers, signed, empty}, "\n")
+	scope := day + "/us-east-1/s3/aws4_request"
+	key := []byte("AWS4" + s.Secret)
+	for _, part := range strings.Split(scope, "/") {
+		key = mac(key, part)
+	}
+	signature := mac(key, strings.Join([]string{"AWS4-HMAC-SHA256", stamp, scope, hexSum(canonical)}, "\n"))
+	req.Header.Set("Authorization", fmt.Sprintf("AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%x", s.Access, scope, signed, signature))
+}
+
+func hexSum(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+func mac(key []byte, text string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}
