@@ -13,8 +13,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxValues bounds what one document may expand to through aliases.
-const maxValues = 50_000
+// Bounds of what one document may expand to through aliases, which may even hold themselves.
+const (
+	maxValues = 50_000
+	maxDepth  = 64
+)
 
 // problem is a fault within a document.
 type problem struct {
@@ -74,8 +77,7 @@ func parse(raw []byte) ([]*document, *problem) {
 		d := &document{root: node.Content[0], lines: map[string]int{}}
 		d.quiet = !slices.Contains([]string{"SandboxSet", "PersistentVolume", "PersistentVolumeClaim"}, kindOf(d.root))
 		d.lines[""] = d.root.Line
-		left := maxValues
-		d.value = d.convert(d.root, "", &left)
+		d.value = d.convert(d.root, "", &budget{values: maxValues, depth: maxDepth})
 		docs = append(docs, d)
 	}
 }
@@ -112,14 +114,32 @@ func resolved(n *yaml.Node) *yaml.Node {
 	return n
 }
 
+// budget is what is left of a document's bounds.
+type budget struct {
+	values, depth int
+	told          bool
+}
+
+// spend takes one value, and says whether it was there to take. Once it was not, it never is again.
+func (b *budget) spend() bool {
+	if b.depth <= 0 {
+		b.values = 0
+	}
+	b.values--
+	return b.values >= 0
+}
+
 // convert is a node's value in terms of JSON. A scalar is what YAML 1.2 says it is: dates stay text.
-func (d *document) convert(n *yaml.Node, field string, left *int) any {
-	if *left--; *left < 0 {
-		if *left == -1 {
-			d.problem(n.Line, "", "the document is too large once its aliases are filled in")
+func (d *document) convert(n *yaml.Node, field string, left *budget) any {
+	if !left.spend() {
+		if !left.told {
+			d.problem(n.Line, "", "the document is too large, or nested too deeply, once its aliases are filled in")
 		}
+		left.told = true
 		return nil
 	}
+	left.depth--
+	defer func() { left.depth++ }()
 	if _, seen := d.lines[field]; !seen {
 		d.lines[field] = n.Line
 	}
@@ -137,7 +157,7 @@ func (d *document) convert(n *yaml.Node, field string, left *int) any {
 	return d.scalar(n, field)
 }
 
-func (d *document) mapping(n *yaml.Node, field string, left *int) any {
+func (d *document) mapping(n *yaml.Node, field string, left *budget) any {
 	out := make(map[string]any, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := resolved(n.Content[i])
