@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
+)
+
+// attempts is how many sandboxes a create request may use up when they turn out to be unreachable.
+const attempts = 3
+
+// Create answers a running sandbox with every mount ready, or an error and nothing: resolve, admit, claim, start. Whatever
+// can be refused is refused before a sandbox is claimed. A sandbox that cannot be reached is replaced by another one.
+func (s *Service) Create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
+	within, cancel := context.WithTimeout(ctx, s.limits.Create)
+	defer cancel()
+	if err := s.checkTimeout(c.Timeout); err != nil {
+		return warmpool.Sandbox{}, err
+	}
+	mounts, err := s.mounts(within, c)
+	if err != nil {
+		return warmpool.Sandbox{}, coded(err)
+	}
+	for range attempts {
+		var sb warmpool.Sandbox
+		sb, err = s.attempt(within, c, mounts)
+		if err == nil {
+			return sb, nil
+		}
+		if !errors.Is(err, warmpool.ErrUnreachable) || within.Err() != nil {
+			return warmpool.Sandbox{}, coded(err)
+		}
+		s.logger.WarnContext(ctx, "sandbox unreachable, taking another", "request", RequestID(ctx), "template", c.Template, "error", err)
+	}
+	return warmpool.Sandbox{}, &warmpool.Error{
+		Code: warmpool.Unavailable, Err: err,
+		Message: "the sandboxes of this template cannot be reached at the moment; try again",
+	}
+}
+
+// attempt claims one sandbox and starts it. On any error the sandbox is released.
+func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.Mount) (warmpool.Sandbox, error) {
+	claimed, err := s.backend.Claim(ctx, c)
+	if err != nil {
+		return warmpool.Sandbox{}, err
+	}
+	handedOut := false
+	defer func() {
+		if !handedOut {
+			s.undo(ctx, claimed.ID)
+		}
+	}()
+	expanded, err := volume.Expand(mounts, claimed.ID, c.Principal, c.Metadata)
+	if err != nil {
+		return warmpool.Sandbox{}, refusal(err)
+	}
+	started, err := s.backend.Start(ctx, claimed.ID, warmpool.Start{Mounts: expanded, Env: c.Env})
+	if err == nil {
+		err = ctx.Err() // nobody is left to answer: the sandbox would live unknown until its deadline
+	}
+	if err != nil {
+		return warmpool.Sandbox{}, err
+	}
+	handedOut = true
+	return started, nil
+}
+
+// undo releases what a failed create has claimed, though its request may be gone already.
+func (s *Service) undo(ctx context.Context, id warmpool.ID) {
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.Undo)
+	defer cancel()
+	if err := s.backend.Release(after, id); err != nil && warmpool.CodeOf(err) != warmpool.NotFound {
+		// Its deadline ends it; an operator may want to know before.
+		s.logger.LogAttrs(after, slog.LevelError, "sandbox of a failed create could not be released",
+			slog.String("request", RequestID(ctx)), slog.String("sandbox", string(id)), slog.Any("error", err))
+	}
+}

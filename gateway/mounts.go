@@ -1,0 +1,63 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
+)
+
+// Check says what Create would refuse of a claim before it claims anything, without claiming: for a dialect that has found
+// faults of its own and wants to name all of them together. A spec without a volume is one whose volume is known to be
+// faulty; the rest of it is checked.
+func (s *Service) Check(ctx context.Context, c warmpool.Claim) error {
+	_, err := s.mounts(ctx, c)
+	return coded(err)
+}
+
+// mounts resolves and admits a claim's mounts. The error of refused ones is warmpool.Invalid around mount.Faults, whose
+// indexes are into c.Mounts.
+func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, error) {
+	template, err := s.backend.Template(ctx, c.Template)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.Mounts) == 0 {
+		return nil, nil
+	}
+	resolved, err := volume.Resolve(ctx, s.reader, volume.Request{
+		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: c.Mounts, Drivers: s.policy.Drivers,
+	})
+	var faults mount.Faults
+	if err != nil && !errors.As(err, &faults) {
+		return nil, err
+	}
+	// What did not resolve has no driver; only its paths can be judged.
+	var refused mount.Faults
+	if err := s.policy.Admit(resolved); err != nil && !errors.As(err, &refused) {
+		return nil, err
+	}
+	for _, f := range refused {
+		unresolved := f.Index < len(resolved) && resolved[f.Index].Driver == ""
+		if f.Field != mount.FieldVolume || !unresolved {
+			faults = append(faults, f)
+		}
+	}
+	faults = slices.DeleteFunc(faults, func(f mount.Fault) bool {
+		return f.Field == mount.FieldVolume && f.Index < len(c.Mounts) && c.Mounts[f.Index].Volume == ""
+	})
+	slices.SortStableFunc(faults, func(a, b mount.Fault) int { return a.Index - b.Index })
+	return resolved, refusal(faults.Err())
+}
+
+// refusal is an error of Faults as one that a dialect can render; other errors stay as they are.
+func refusal(err error) error {
+	var faults mount.Faults
+	if !errors.As(err, &faults) {
+		return err
+	}
+	return &warmpool.Error{Code: warmpool.Invalid, Message: faults.Error(), Err: faults}
+}
