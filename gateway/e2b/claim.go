@@ -1,0 +1,178 @@
+package e2b
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/tidwall/gjson"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+)
+
+// asked is a create request: the claim, and where the caller wrote each of its mounts.
+type asked struct {
+	claim  warmpool.Claim
+	places []places // of claim.Mounts, by index
+	from   string   // which fields the metadata's mounts were taken from
+	unused string   // which were not
+}
+
+// claim turns a create request into a claim. All that is wrong with it goes to fs; the claim then holds what is sound.
+func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (asked, error) {
+	o, err := body(c, fs)
+	if err != nil {
+		return asked{}, err
+	}
+	if c.Request().Header.Get("Idempotency-Key") != "" {
+		return asked{}, echo.NewHTTPError(http.StatusNotImplemented,
+			"this gateway does not support Idempotency-Key; a repeated create makes another sandbox")
+	}
+	o.only(true, "templateID", "timeout", "autoPause", "autoPauseMemory", "autoResume", "secure", "allow_internet_access",
+		"network", "metadata", "envVars", "mcp", "iam", "volumeMounts")
+	a := asked{claim: warmpool.Claim{
+		Template: s.wantedTemplate(o), Principal: principal(c), Timeout: s.lifetime(o, "timeout", otherwise),
+		Metadata: o.texts("metadata"), Env: environment(o), AllowInternet: internet(o),
+	}}
+	o.unsupported()
+	o.truth("secure") // nothing is ever unsecured
+	o.truth("autoPauseMemory")
+	wanted, from, unused := metadataMounts(a.claim.Metadata, s.service.MaxMounts(), fs)
+	a.from, a.unused = from, unused
+	wanted = append(wanted, bodyMounts(o, s.service.MaxMounts())...)
+	a.claim.Mounts, a.places = sound(wanted, fs)
+	return a, nil
+}
+
+func (s *server) wantedTemplate(o object) string {
+	name, ok := o.text("templateID")
+	if !ok && o.fields["templateID"].Raw == "" || ok && name == "" {
+		o.faults.add("templateID", "is required: give the name of a template")
+	}
+	return templateName(name)
+}
+
+// unsupported makes faults of features whose silent absence would weaken or change what the caller counts on.
+func (o object) unsupported() {
+	if on, _ := o.truth("autoPause"); on {
+		o.faults.add("autoPause", "pausing is not supported here, so a sandbox cannot be paused at its timeout; leave it out or send false")
+	}
+	if v, ok := o.fields["autoResume"]; ok {
+		if inner, ok := readObject(o.at("autoResume"), v, o.faults); ok {
+			inner.only(true, "enabled")
+			if on, _ := inner.truth("enabled"); on {
+				o.faults.add("autoResume.enabled", "pausing is not supported here, so nothing could be resumed; leave it out or send false")
+			}
+		}
+	}
+	if _, ok := o.fields["mcp"]; ok { // even an empty one asks for the server
+		o.faults.add("mcp", "MCP servers are not supported here; leave it out")
+	}
+	if v, ok := o.fields["iam"]; ok && !empty(v) {
+		o.faults.add("iam", "identity tokens are not supported here; leave it out")
+	}
+}
+
+// environment reads envVars, which must be able to be an environment.
+func environment(o object) map[string]string {
+	env := o.texts("envVars")
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		place := object{place: "envVars"}.at(name)
+		switch {
+		case name == "" || strings.ContainsAny(name, "=\x00"):
+			o.faults.add(place, "is not a name that an environment variable can have")
+		case strings.Contains(env[name], "\x00"):
+			o.faults.add(place, "must not contain a NUL character")
+		}
+	}
+	return env
+}
+
+// everywhere are the networks that denyOut names to take the internet away as a whole.
+var everywhere = []string{"0.0.0.0/0", "::/0"}
+
+// internet reads allow_internet_access and the parts of network that mean the same. Finer rules cannot be kept here, and a
+// rule that is not kept must not look as if it were.
+func internet(o object) *bool {
+	var allow *bool
+	if v, ok := o.truth("allow_internet_access"); ok {
+		allow = &v
+	}
+	v, ok := o.fields["network"]
+	if !ok {
+		return allow
+	}
+	network, ok := readObject("network", v, o.faults)
+	if !ok {
+		return allow
+	}
+	network.only(true, "denyOut", "allowPublicTraffic")
+	if open, ok := network.truth("allowPublicTraffic"); ok && !open {
+		o.faults.add("network.allowPublicTraffic", "closing a sandbox's ports to callers without a token is not supported here; leave it out")
+	}
+	denied := network.elements("denyOut", maxPage)
+	all := len(denied) > 0
+	for _, d := range denied {
+		if !slices.Contains(everywhere, d.String()) {
+			o.faults.add("network.denyOut", "only \"0.0.0.0/0\" (no internet at all) is supported here")
+			return allow
+		}
+	}
+	if all && !slices.ContainsFunc(denied, func(d gjson.Result) bool { return d.String() == everywhere[0] }) {
+		o.faults.add("network.denyOut", "denying only IPv6 is not supported here; add \"0.0.0.0/0\"")
+	}
+	if all {
+		no := false
+		allow = &no
+	}
+	return allow
+}
+
+// places says where the caller wrote the fields of a mount.
+type places struct {
+	whole  string // for faults of fields that the caller cannot write there
+	fields map[mount.Field]string
+}
+
+func (p places) of(f mount.Field) string {
+	if place, ok := p.fields[f]; ok {
+		return place
+	}
+	return p.whole
+}
+
+// wish is a mount as the caller wrote it, and which of its fields are known to be faulty.
+type wish struct {
+	spec   mount.Spec
+	places places
+	faulty map[mount.Field]bool
+}
+
+// sound parses the wishes. Faulty ones stay, without their volume, as long as their target can be checked further.
+func sound(wishes []wish, fs *faults) ([]mount.Spec, []places) {
+	var (
+		specs []mount.Spec
+		where []places
+	)
+	for _, w := range wishes {
+		parsed, err := mount.Parse(w.spec)
+		for _, f := range asFaults(err) {
+			if !w.faulty[f.Field] {
+				fs.add(w.places.of(f.Field), "%s", f.Reason)
+			}
+			w.faulty[f.Field] = true
+		}
+		if len(w.faulty) > 0 {
+			parsed, err = mount.Parse(mount.Spec{Volume: "unknown", Target: w.spec.Target})
+			parsed.Volume, parsed.ID = "", w.places.whole
+		}
+		if err == nil {
+			specs, where = append(specs, parsed), append(where, w.places)
+		}
+	}
+	return specs, where
+}
