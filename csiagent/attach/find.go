@@ -84,22 +84,17 @@ func openRoot(dir int, name string, id uint64) (int, error) {
 	return fd, nil
 }
 
-// find returns where the mount id is: at rel, or, since a directory above it may have been renamed, anywhere in the namespace's
-// mount table. "" says that it is nowhere.
+// find returns where the mount id is: at rel, or, since a directory above it may have been renamed, where the namespace's mount
+// table has it. "" says that it is nowhere.
 func find(procs int, rel string, id uint64) (string, error) {
 	if there, err := at(rel, id); err == nil && there {
 		return rel, nil
 	}
-	points, err := mountPoints(procs)
-	if err != nil {
+	listed, there, err := tableID(id)
+	if err != nil || !there {
 		return "", err
 	}
-	for _, p := range points {
-		if there, err := at(p, id); err == nil && there {
-			return p, nil
-		}
-	}
-	return "", nil
+	return mountPoint(procs, listed)
 }
 
 // openProc opens this process's own /proc: in a container that of the container is no use, its processes are others.
@@ -111,32 +106,33 @@ func openProc() (int, error) {
 	return fd, nil
 }
 
-// mountPoints are the mount points that this thread can see, without "/".
-func mountPoints(procs int) ([]string, error) {
+// mountPoint is where the mount table that this thread can see has the mount listed, relative to "/"; "" when it has it not.
+func mountPoint(procs int, listed uint64) (string, error) {
 	fd, err := unix.Openat(procs, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open mount table: %w", err)
+		return "", fmt.Errorf("open mount table: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "mountinfo")
 	defer func() { _ = f.Close() }()
-	var out []string
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		if p, ok := pointOf(lines.Text()); ok {
-			out = append(out, p)
+		if id, point, ok := parseLine(lines.Text()); ok && id == listed {
+			return point, nil
 		}
 	}
-	return out, lines.Err()
+	return "", lines.Err()
 }
 
-// pointOf is the mount point of a line of mountinfo, its fifth field, relative to "/".
-func pointOf(line string) (string, bool) {
+// parseLine takes the ID and the mount point, relative to "/", from a line of mountinfo.
+func parseLine(line string) (id uint64, point string, ok bool) {
 	fields := strings.Fields(line)
 	if len(fields) < 5 {
-		return "", false
+		return 0, "", false
 	}
-	return strings.CutPrefix(unescape(fields[4]), "/")
+	id, err := strconv.ParseUint(fields[0], 10, 64)
+	point, ok = strings.CutPrefix(unescape(fields[4]), "/")
+	return id, point, ok && err == nil
 }
 
 // unescape undoes the kernel's \ooo for blanks and backslashes.

@@ -31,36 +31,41 @@ func (n *Namespace) Attach(ctx context.Context, t *Tree, target string, o Attach
 	if err != nil {
 		return 0, fmt.Errorf("attach %s: %w", target, err)
 	}
-	work := func() error { return put(tree, t.id, rel, o) }
-	if err := n.enter(ctx, true, work, func() { drop(tree) }, func() { closeFD(tree) }); err != nil {
+	procs, err := openProc()
+	if err != nil {
+		closeFD(tree)
+		return 0, err
+	}
+	work := func() error { return put(procs, tree, t.id, rel, o) }
+	undo := func() { _ = remove(procs, rel, t.id, true) } // nobody waits for the outcome any more
+	if err := n.enter(ctx, true, work, undo, func() { closeFD(tree); closeFD(procs) }); err != nil {
 		return 0, fmt.Errorf("attach %s: %w", target, err)
 	}
 	return t.id, nil
 }
 
 // put runs in the namespace.
-func put(tree int, id uint64, rel string, o AttachOptions) error {
-	place, err := mountPoint(rel, o)
+func put(procs, tree int, id uint64, rel string, o AttachOptions) error {
+	dir, err := place(rel, o)
 	if err != nil {
 		return err
 	}
-	defer closeFD(place)
-	if err := unix.MoveMount(tree, "", place, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+	defer closeFD(dir)
+	if err := unix.MoveMount(tree, "", dir, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fault("move mount", err)
 	}
 	there, err := at(rel, id)
 	if err == nil && there {
 		return nil
 	}
-	drop(tree)
 	if err == nil {
 		err = fmt.Errorf("%w: the target was moved while the volume was attached", ErrUnsafe)
 	}
-	return err
+	return errors.Join(err, remove(procs, rel, id, true))
 }
 
-// mountPoint opens the directory that is to be mounted on, and makes it when it is missing.
-func mountPoint(rel string, o AttachOptions) (int, error) {
+// place opens the directory that is to be mounted on, and makes it when it is missing.
+func place(rel string, o AttachOptions) (int, error) {
 	mounted, err := isMount(rel)
 	if err != nil {
 		return -1, err
@@ -73,19 +78,19 @@ func mountPoint(rel string, o AttachOptions) (int, error) {
 		return -1, err
 	}
 	defer closeFD(root)
-	place, err := walk(root, rel, makePlain)
+	dir, err := walk(root, rel, makePlain)
 	if err != nil || o.AllowNonEmpty {
-		return place, err
+		return dir, err
 	}
-	bare, err := empty(place)
+	bare, err := empty(dir)
 	if err == nil && !bare {
 		err = fmt.Errorf("%w: the directory is not empty", ErrBusy)
 	}
 	if err != nil {
-		closeFD(place)
+		closeFD(dir)
 		return -1, err
 	}
-	return place, nil
+	return dir, nil
 }
 
 // makePlain makes a component of a mount point's path.
@@ -119,69 +124,53 @@ func (n *Namespace) Detach(ctx context.Context, target string, id uint64, lazy b
 	return nil
 }
 
+// tries is how often a mount is looked for whose parents the container renames meanwhile.
+const tries = 100
+
+// moved says that a path that was right a moment ago is not any more.
+func moved(err error) bool { return errors.Is(err, ErrUnsafe) || errors.Is(err, ErrNotFound) }
+
 // remove runs in the namespace. It looks again after each try: the container may move directories about meanwhile.
 func remove(procs int, rel string, id uint64, lazy bool) error {
-	for range 5 {
+	for range tries {
 		where, err := find(procs, rel, id)
 		if err != nil || where == "" {
 			return err
 		}
-		if err := removeAt(where, id, lazy); err != nil {
+		if err := removeAt(where, id, lazy); err != nil && !moved(err) {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: the container moves the mount about", ErrBusy)
 }
 
+// removeAt goes through the parent: umount2 takes no descriptor, and the root of a dead file system cannot be entered, that of a
+// hung one would hold the thread.
 func removeAt(rel string, id uint64, lazy bool) error {
 	dir, err := parent(rel)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
 	defer closeFD(dir)
-	name := path.Base(rel)
-	if lazy {
-		fd, err := openRoot(dir, name, id)
-		if errors.Is(err, ErrNotFound) {
-			return nil
-		}
-		if err == nil {
-			defer closeFD(fd)
-			if dropped(fd) {
-				return nil
-			}
-		}
+	if err := unix.Fchdir(dir); err != nil {
+		return fault("enter parent of target", err)
 	}
-	return unmount(dir, name, lazy)
-}
-
-// unmount goes through the parent: umount2 takes no descriptor, and the root of a dead file system cannot be entered.
-func unmount(dir int, name string, lazy bool) error {
+	name := path.Base(rel)
+	if got, mounted, err := identity(dir, name); err != nil || !mounted || got != id {
+		return nil // it moved just now: look again
+	}
 	flags := unix.UMOUNT_NOFOLLOW
 	if lazy {
 		flags |= unix.MNT_DETACH
 	}
-	if err := unix.Fchdir(dir); err != nil {
-		return fault("enter parent of target", err)
-	}
-	err := unix.Unmount(name, flags)
+	err = unix.Unmount(name, flags)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil // nothing is mounted there any more
+		return nil // the same
 	}
 	if err != nil {
 		return fault("unmount", err)
 	}
 	return nil
-}
-
-// drop detaches the mount whose root is fd, whatever its path. What it cannot do is found by whoever looks for the mount.
-func drop(fd int) { _ = dropped(fd) }
-
-func dropped(fd int) bool {
-	return unix.Fchdir(fd) == nil && unix.Unmount(".", unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil
 }
 
 // Live says whether the mount is still in the container, at target or wherever the container has moved it. It does not ask the
@@ -222,17 +211,27 @@ func (n *Namespace) Open(ctx context.Context, target string, id uint64) (*os.Fil
 
 // reach runs in the namespace.
 func reach(procs int, rel string, id uint64) (int, error) {
-	where, err := find(procs, rel, id)
-	if err != nil {
-		return -1, err
+	for range tries {
+		where, err := find(procs, rel, id)
+		if err != nil {
+			return -1, err
+		}
+		if where == "" {
+			return -1, ErrNotFound
+		}
+		fd, err := reachAt(where, id)
+		if err == nil || !moved(err) {
+			return fd, err
+		}
 	}
-	if where == "" {
-		return -1, ErrNotFound
-	}
-	dir, err := parent(where)
+	return -1, fmt.Errorf("%w: the container moves the mount about", ErrBusy)
+}
+
+func reachAt(rel string, id uint64) (int, error) {
+	dir, err := parent(rel)
 	if err != nil {
 		return -1, err
 	}
 	defer closeFD(dir)
-	return openRoot(dir, path.Base(where), id)
+	return openRoot(dir, path.Base(rel), id)
 }

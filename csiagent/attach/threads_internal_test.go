@@ -1,0 +1,91 @@
+//go:build linux
+
+package attach
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// held is a namespace whose work can be held up by the test.
+func held(t *testing.T, threads *Threads) *Namespace {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: enters mount namespaces")
+	}
+	f, err := os.Open("/proc/self/ns/mnt")
+	require.NoError(t, err)
+	n, err := NewNamespace(f, threads)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, n.Close()) })
+	return n
+}
+
+func TestAStuckThreadIsAbandonedCountedAndUndone(t *testing.T) {
+	threads := NewThreads(1)
+	n := held(t, threads)
+	hold, undone, freed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	started := make(chan struct{})
+	go func() { <-started; cancel() }()
+	err := n.enter(ctx, true, func() error { close(started); <-hold; return nil }, func() { close(undone) }, func() { close(freed) })
+	require.ErrorIs(t, err, ErrStuck)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, 1, threads.Stuck())
+
+	full, end := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer end()
+	err = n.enter(full, false, func() error { return nil }, nil, nil)
+	require.ErrorContains(t, err, "1 of 1 are stuck", "a stuck thread keeps its slot")
+
+	close(hold)
+	<-undone
+	<-freed
+	require.NoError(t, n.enter(context.Background(), true, func() error { return nil }, nil, nil))
+	require.Zero(t, threads.Stuck())
+}
+
+func TestClosingANamespaceFreesThoseWhoWait(t *testing.T) {
+	threads := NewThreads(1)
+	n := held(t, threads)
+	hold, started := make(chan struct{}), make(chan struct{})
+	results := make(chan error, 2)
+	go func() {
+		results <- n.enter(context.Background(), false, func() error { close(started); <-hold; return nil }, nil, nil)
+	}()
+	<-started
+	waiting := make(chan struct{})
+	go func() {
+		close(waiting)
+		results <- n.enter(context.Background(), false, func() error { return nil }, nil, nil)
+	}()
+	<-waiting
+	require.NoError(t, n.Close())
+	require.ErrorIs(t, <-results, ErrGone)
+	require.ErrorIs(t, <-results, ErrGone)
+	close(hold)
+	require.Eventually(t, func() bool { return threads.Stuck() == 0 }, 5*time.Second, time.Millisecond)
+}
+
+func TestWorkThatFailsReportsItsError(t *testing.T) {
+	n := held(t, NewThreads(1))
+	boom := errors.New("boom")
+	require.ErrorIs(t, n.enter(context.Background(), false, func() error { return boom }, nil, nil), boom)
+}
+
+func TestMountinfoEscapes(t *testing.T) {
+	for in, want := range map[string]string{`/a\040b`: "/a b", `/a\134b`: `/a\b`, `/a\`: `/a\`, `/a\9`: `/a\9`, "/ä": "/ä"} {
+		require.Equal(t, want, unescape(in))
+	}
+	id, point, ok := parseLine(`36 35 98:0 /mnt1 /mnt\0402 rw,noatime master:1 - ext3 /dev/root rw`)
+	require.True(t, ok)
+	require.EqualValues(t, 36, id)
+	require.Equal(t, "mnt 2", point)
+	_, _, ok = parseLine("garbage")
+	require.False(t, ok)
+}
