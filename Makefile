@@ -68,7 +68,7 @@ docs: build ## writes docs/compatibility.md from the reports of the last SDK run
 	@$(BIN)/e2e matrix -write docs/compatibility.md
 
 bench: deps-run build $(BIN)/versitygw ## the figures: p50, p95, p99 of create, mount, proxy
-	@$(ASROOT) VERSITYGW=$(BIN)/versitygw go run ./e2e/bench -bin "$(BIN)"
+	@$(ASROOT) $(BIN)/e2e bench
 
 fmt: ## gofmt
 	@gofmt -l -w $$(git ls-files '*.go')

@@ -1,4 +1,4 @@
-// Command e2e runs what needs a real gateway on this machine: the SDK suites, the demonstration, and the check that the docs claim
+// Command e2e runs what needs a real gateway on this machine: the SDK suites, the demonstration, the figures, and the check that the docs claim
 // no more than the suites showed. The Makefile calls it.
 package main
 
@@ -30,18 +30,22 @@ func main() {
 type config struct {
 	cache, language, pin, check, write string
 	filter                             string
+	n                                  int
 }
 
 func (c config) bin() string     { return filepath.Join(c.cache, "bin") }
 func (c config) reports() string { return filepath.Join(c.cache, "reports", "sdk") }
 
+// world has the pools that are shipped, the contract's manifests and our own.
 func (c config) world() world.Config {
-	return world.Config{Bin: c.bin(), Manifests: []string{"e2e/testdata/seed", "e2e/testdata/world"}}
+	return world.Config{Bin: c.bin(), Manifests: []string{
+		"examples/local/base.yaml", "examples/local/code-interpreter.yaml", "e2e/testdata/seed", "e2e/testdata/world",
+	}}
 }
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return errors.New("expected sdk, demo or matrix")
+		return errors.New("expected sdk, demo, bench or matrix")
 	}
 	var cfg config
 	fs := flag.NewFlagSet("e2e "+args[0], flag.ContinueOnError)
@@ -49,6 +53,7 @@ func run(ctx context.Context, args []string) error {
 	fs.StringVar(&cfg.language, "language", "", "sdk: python or js, both when empty")
 	fs.StringVar(&cfg.pin, "pin", "", "sdk: one version only")
 	fs.StringVar(&cfg.filter, "filter", "", "sdk: only tests whose name holds this")
+	fs.IntVar(&cfg.n, "n", 500, "bench: how many creates each figure is made of")
 	fs.StringVar(&cfg.check, "check", "", "matrix: the document to compare with the reports")
 	fs.StringVar(&cfg.write, "write", "", "matrix: the document to write the table into")
 	if err := fs.Parse(args[1:]); err != nil {
@@ -61,8 +66,10 @@ func run(ctx context.Context, args []string) error {
 		return demo(ctx, cfg)
 	case "matrix":
 		return table(cfg)
+	case "bench":
+		return bench(ctx, cfg)
 	}
-	return fmt.Errorf("unknown command %q: expected sdk, demo or matrix", args[0])
+	return fmt.Errorf("unknown command %q: expected sdk, demo, bench or matrix", args[0])
 }
 
 func table(cfg config) error {

@@ -20,17 +20,20 @@ func (w *World) manifests() error {
 		"<OSS_ENDPOINT>", w.Store.URL,
 		"<SHARED>", w.Shared,
 	)
-	for _, dir := range w.cfg.Manifests {
-		files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
-		if err != nil {
-			return err
+	for _, given := range w.cfg.Manifests {
+		files := []string{given}
+		if filepath.Ext(given) != ".yaml" {
+			var err error
+			if files, err = filepath.Glob(filepath.Join(given, "*.yaml")); err != nil {
+				return err
+			}
 		}
 		for _, file := range files {
 			text, err := os.ReadFile(file)
 			if err != nil {
 				return err
 			}
-			to := filepath.Join(into, filepath.Base(dir)+"-"+filepath.Base(file))
+			to := filepath.Join(into, filepath.Base(filepath.Dir(file))+"-"+filepath.Base(file))
 			if err := os.WriteFile(to, []byte(fill.Replace(string(text))), 0o600); err != nil {
 				return err
 			}

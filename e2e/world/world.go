@@ -20,7 +20,7 @@ import (
 type Config struct {
 	// Bin holds sandgate, envd, starter and versitygw.
 	Bin string
-	// Manifests are directories whose YAML files are copied with their placeholders filled in.
+	// Manifests are YAML files, or directories of them, that are copied with their placeholders filled in.
 	Manifests []string
 }
 
