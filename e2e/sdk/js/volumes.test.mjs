@@ -62,8 +62,8 @@ describe('volumes', () => {
   }))
 
   for (const [name, metadata, place] of [
-    ['an unknown volume', volume('no-such-volume', '/data'), /no-such-volume/],
-    ["somebody's claimed volume", volume('claimed', '/data'), /claimed/],
+    ['an unknown volume', volume('no-such-volume', '/data'), /csi-volume-name: no PersistentVolume/],
+    ["somebody's claimed volume", volume('claimed', '/data'), /csi-volume-name: no PersistentVolume/],
     ['a relative mount point', volume('scratch', 'data'), /csi-mount-point/],
     ['a target below /etc', volume('scratch', '/etc/x'), /csi-mount-point/],
     ['a sub path that leaves the volume', volume('shared', '/data', '../..'), /csi-subpath/],
