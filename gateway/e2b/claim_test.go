@@ -1,0 +1,334 @@
+package e2b_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sandgate-dev/sandgate/warmpool"
+)
+
+const (
+	volumeName   = "e2b.agents.kruise.io/csi-volume-name"
+	mountPoint   = "e2b.agents.kruise.io/csi-mount-point"
+	subPath      = "e2b.agents.kruise.io/csi-subpath"
+	volumeConfig = "e2b.agents.kruise.io/csi-volume-config"
+)
+
+type fields = map[string]any
+
+// with is a create body with metadata.
+func with(pairs ...string) fields {
+	m := map[string]string{}
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = pairs[i+1]
+	}
+	return fields{"templateID": "base", "metadata": m}
+}
+
+func config(json string) fields { return with(volumeConfig, json) }
+
+// Everything that a create request can be refused for, by what the answer must say. No case may take stock.
+var refusals = []struct {
+	name   string
+	body   any // a string is sent as it is
+	status int
+	want   []string
+}{
+	// The body.
+	{"broken JSON", `{"templateID":`, 400, []string{"not valid JSON"}},
+	{"something after the JSON", `{"templateID":"base"} {}`, 400, []string{"not valid JSON"}},
+	{"an array", `[]`, 400, []string{"JSON object"}},
+	{"bytes that are no text", "{\"templateID\":\"\xff\"}", 400, []string{"UTF-8"}},
+	{"nesting without end", strings.Repeat(`{"a":`, 200_000), 400, []string{"not valid JSON"}},
+	{"no template", fields{"timeout": 5}, 400, []string{"templateID: is required"}},
+	{"no body", ``, 400, []string{"templateID: is required"}},
+	{"a template that is no string", fields{"templateID": 5}, 400, []string{"templateID: must be a string"}},
+	{"an unknown template", fields{"templateID": "none"}, 404, []string{"none"}},
+	{"a name in another case", fields{"templateid": "base"}, 400, []string{"templateid", "templateID: is required"}},
+	{"a field twice", `{"templateID":"base","timeout":5,"timeout":6}`, 400, []string{"timeout: is given twice"}},
+	{"an unknown field that asks for something", fields{"templateID": "base", "readOnlyRoot": true}, 400, []string{"readOnlyRoot"}},
+	{"a timeout of zero", fields{"templateID": "base", "timeout": 0}, 400, []string{"timeout: must be between 1 and 86400"}},
+	{"a negative timeout", fields{"templateID": "base", "timeout": -1}, 400, []string{"timeout"}},
+	{"a timeout beyond the limit", fields{"templateID": "base", "timeout": 86401}, 400, []string{"timeout"}},
+	{"a timeout that overflows", `{"templateID":"base","timeout":99999999999999999999}`, 400, []string{"timeout: must be a whole number"}},
+	{"a timeout with a fraction", fields{"templateID": "base", "timeout": 1.5}, 400, []string{"timeout: must be a whole number"}},
+	{"auto-pause", fields{"templateID": "base", "autoPause": true}, 400, []string{"autoPause", "not supported"}},
+	{"auto-resume", fields{"templateID": "base", "autoResume": fields{"enabled": true}}, 400, []string{"autoResume.enabled", "not supported"}},
+	{"auto-pause that is no boolean", fields{"templateID": "base", "autoPause": "true"}, 400, []string{"autoPause: must be true or false"}},
+	{"metadata that is no map", fields{"templateID": "base", "metadata": []string{}}, 400, []string{"metadata: must be a JSON object"}},
+	{"metadata that is no text", fields{"templateID": "base", "metadata": fields{"n": 1}}, 400, []string{"metadata.n: must be a string"}},
+	{"environment that is no text", fields{"templateID": "base", "envVars": fields{"A": nil}}, 400, []string{"envVars.A: must be a string"}},
+	{"an environment name with =", fields{"templateID": "base", "envVars": fields{"A=B": "c"}}, 400, []string{`envVars["A=B"]`}},
+	{"an environment value with NUL", fields{"templateID": "base", "envVars": fields{"A": "b\x00c"}}, 400, []string{"envVars.A", "NUL"}},
+	{"MCP servers", fields{"templateID": "base", "mcp": fields{"github": fields{}}}, 400, []string{"mcp", "not supported"}},
+	{"identity tokens", fields{"templateID": "base", "iam": fields{"tokens": fields{"a": fields{"audience": "x"}}}}, 400, []string{"iam", "not supported"}},
+	{"a private port", fields{"templateID": "base", "network": fields{"allowPublicTraffic": false}}, 400, []string{"network.allowPublicTraffic"}},
+	{"a fine egress rule", fields{"templateID": "base", "network": fields{"denyOut": []string{"10.0.0.0/8"}}}, 400, []string{"network.denyOut"}},
+	{"an allow list", fields{"templateID": "base", "network": fields{"allowOut": []string{"1.1.1.1"}, "denyOut": []string{"0.0.0.0/0"}}}, 400, []string{"network.allowOut"}},
+	{"an egress proxy", fields{"templateID": "base", "network": fields{"egressProxy": fields{"address": "p:1"}}}, 400, []string{"network.egressProxy"}},
+	{"name servers", fields{"templateID": "base", "network": fields{"dnsServers": []string{"9.9.9.9"}}}, 400, []string{"network.dnsServers"}},
+	{"several at once", fields{"templateID": "base", "timeout": 0, "autoPause": true, "envVars": fields{"": "x"}}, 400, []string{"timeout", "autoPause", "envVars"}},
+
+	// One mount by its three keys.
+	{"a sub-path alone", with(subPath, "a"), 400, []string{"csi-subpath", volumeName, mountPoint}},
+	{"a volume without a mount point", with(volumeName, "scratch"), 400, []string{"csi-volume-name", mountPoint}},
+	{"a mount point without a volume", with(mountPoint, "/data"), 400, []string{"csi-mount-point", volumeName}},
+	{"an unknown key of the family", with(volumeName, "scratch", mountPoint, "/data", "e2b.agents.kruise.io/csi-read-only", "true"), 400, []string{"csi-read-only"}},
+	{"an unknown volume", with(volumeName, "none", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
+	{"somebody's volume", with(volumeName, "somebodys", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
+	{"an unknown driver", with(volumeName, "foreign-drv", mountPoint, "/data"), 400, []string{"csi-volume-name", "driver"}},
+	{"a volume whose Secret is missing", with(volumeName, "no-secret", mountPoint, "/data"), 400, []string{"csi-volume-name", "ecret"}},
+	{"a volume that is no name", with(volumeName, "../x", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
+	{"a relative mount point", with(volumeName, "scratch", mountPoint, "data"), 400, []string{"csi-mount-point"}},
+	{"a mount point that climbs", with(volumeName, "scratch", mountPoint, "/data/../etc"), 400, []string{"csi-mount-point"}},
+	{"a mount point over the root", with(volumeName, "scratch", mountPoint, "/"), 400, []string{"csi-mount-point"}},
+	{"a mount point below /proc", with(volumeName, "scratch", mountPoint, "/proc/self"), 400, []string{"csi-mount-point"}},
+	{"a mount point over /etc", with(volumeName, "scratch", mountPoint, "/etc"), 400, []string{"csi-mount-point"}},
+	{"a mount point above the template's", with(volumeName, "scratch", mountPoint, "/opt"), 400, []string{"csi-mount-point"}},
+	{"a mount point below the template's", with(volumeName, "scratch", mountPoint, "/opt/template/x"), 400, []string{"csi-mount-point"}},
+	{"a mount point of 10,000 bytes", with(volumeName, "scratch", mountPoint, "/"+strings.Repeat("a", 10_000)), 400, []string{"csi-mount-point"}},
+	{"a mount point of 17 components", with(volumeName, "scratch", mountPoint, strings.Repeat("/a", 17)), 400, []string{"csi-mount-point"}},
+	{"a mount point with a NUL", with(volumeName, "scratch", mountPoint, "/da\x00ta"), 400, []string{"csi-mount-point"}},
+	{"a mount point with //", with(volumeName, "scratch", mountPoint, "/da//ta"), 400, []string{"csi-mount-point"}},
+	{"a mount point with :", with(volumeName, "scratch", mountPoint, "/da:ta"), 400, []string{"csi-mount-point"}},
+	{"a sub-path that climbs", with(volumeName, "scratch", mountPoint, "/data", subPath, "a/../../b"), 400, []string{"csi-subpath"}},
+	{"an absolute sub-path", with(volumeName, "scratch", mountPoint, "/data", subPath, "/a"), 400, []string{"csi-subpath"}},
+	{"a sub-path with an unknown placeholder", with(volumeName, "scratch", mountPoint, "/data", subPath, "${HOME}"), 400, []string{"csi-subpath"}},
+	{"three faults of one mount", with(volumeName, "BAD", mountPoint, "x", subPath, ".."), 400, []string{"csi-volume-name", "csi-mount-point", "csi-subpath"}},
+	{"a pool without the runtime", fields{"templateID": "plain", "metadata": fields{volumeName: "scratch", mountPoint: "/data"}}, 400, []string{"plain", "csi"}},
+
+	// Many mounts.
+	{"a config that is no JSON", config(`{{`), 400, []string{"csi-volume-config: is not valid JSON"}},
+	{"an empty config", config(``), 400, []string{"csi-volume-config"}},
+	{"a config that is no array", config(`{"pvName":"scratch","mountPath":"/data"}`), 400, []string{"csi-volume-config: must be a JSON array"}},
+	{"a config with something after it", config(`[] x`), 400, []string{"csi-volume-config: is not valid JSON"}},
+	{"an item that is no object", config(`["scratch"]`), 400, []string{"csi-volume-config[0]: must be a JSON object"}},
+	{"an unknown field", config(`[{"pvName":"scratch","mountPath":"/a"},{"pvName":"scratch","mountPath":"/b","readonly":true}]`), 400, []string{"csi-volume-config[1].readonly"}},
+	{"a field in another case", config(`[{"PVName":"scratch","mountPath":"/a"}]`), 400, []string{"csi-volume-config[0].PVName", "csi-volume-config[0].pvName: is required"}},
+	{"a field twice in an item", config(`[{"pvName":"scratch","mountPath":"/a","mountPath":"/b"}]`), 400, []string{"csi-volume-config[0].mountPath: is given twice"}},
+	{"wrong types", config(`[{"pvName":1,"mountPath":["/a"],"readOnly":"yes","subPath":{}}]`), 400, []string{
+		"csi-volume-config[0].pvName: must be a string", "csi-volume-config[0].mountPath: must be a string",
+		"csi-volume-config[0].readOnly: must be true or false", "csi-volume-config[0].subPath: must be a string",
+	}},
+	{"a mountID that is empty", config(`[{"pvName":"scratch","mountPath":"/a","mountID":""}]`), 400, []string{"csi-volume-config[0].mountID"}},
+	{"a mountID that is no ID", config(`[{"pvName":"scratch","mountPath":"/a","mountID":"a b"}]`), 400, []string{"csi-volume-config[0].mountID"}},
+	{"the same mountID twice", config(`[{"pvName":"scratch","mountPath":"/a","mountID":"x"},{"pvName":"scratch","mountPath":"/b","mountID":"x"}]`), 400, []string{"csi-volume-config[1].mountID"}},
+	{"equal targets", config(`[{"pvName":"scratch","mountPath":"/a"},{"pvName":"pv-nas-fast","mountPath":"/a/"}]`), 400, []string{"csi-volume-config[1].mountPath"}},
+	{"nested targets", config(`[{"pvName":"scratch","mountPath":"/a"},{"pvName":"pv-nas-fast","mountPath":"/a/b"}]`), 400, []string{"csi-volume-config[1].mountPath"}},
+	{"17 mounts", config(mountsOf(17)), 400, []string{"csi-volume-config: must have at most 16"}},
+	{"100 mounts", config(mountsOf(100)), 400, []string{"csi-volume-config: must have at most 16"}},
+	{"a config of a quarter megabyte", config(`[` + strings.Repeat(" ", 256<<10) + `]`), 400, []string{"csi-volume-config: is longer"}},
+	{
+		"faults of every layer at once",
+		config(`[{"pvName":"none","mountPath":"/ok"},{"pvName":"scratch","mountPath":"/etc/x"},{"pvName":7,"mountPath":"/proc"},{"pvName":"scratch","mountPath":"/ok/below","bogus":1},{"pvName":"foreign-drv","mountPath":"/d","subPath":"../x"}]`),
+		400,
+		[]string{
+			"csi-volume-config[0].pvName", "csi-volume-config[1].mountPath", "csi-volume-config[2].pvName", "csi-volume-config[2].mountPath",
+			"csi-volume-config[3].bogus", "csi-volume-config[3].mountPath", "csi-volume-config[4].subPath",
+		},
+	},
+
+	// E2B's own field.
+	{"volumeMounts as a map", fields{"templateID": "base", "volumeMounts": fields{"/data": "scratch"}}, 400, []string{"volumeMounts: must be a JSON array"}},
+	{"volumeMounts in somebody else's words", fields{"templateID": "base", "volumeMounts": []fields{{"volumeID": "scratch", "mountPath": "/data"}}}, 400, []string{"volumeMounts[0].mountPath", "volumeMounts[0].name: is required"}},
+	{"an unknown volume in volumeMounts", fields{"templateID": "base", "volumeMounts": []fields{{"name": "none", "path": "/data"}}}, 400, []string{"volumeMounts[0].name"}},
+	{"an unclean path in volumeMounts", fields{"templateID": "base", "volumeMounts": []fields{{"name": "scratch", "path": "/a/./b"}}}, 400, []string{"volumeMounts[0].path"}},
+	{
+		"a clash between both fields",
+		fields{"templateID": "base", "metadata": fields{volumeName: "scratch", mountPoint: "/data"}, "volumeMounts": []fields{{"name": "scratch", "path": "/data"}}},
+		400,
+		[]string{"volumeMounts[0].path"},
+	},
+	{
+		"too many in both fields together",
+		fields{"templateID": "base", "metadata": fields{volumeConfig: mountsOf(16)}, "volumeMounts": []fields{{"name": "scratch", "path": "/data"}}},
+		400,
+		[]string{"volumeMounts[0].name", "16"},
+	},
+}
+
+func mountsOf(n int) string {
+	var items []string
+	for i := range n {
+		items = append(items, fmt.Sprintf(`{"pvName":"scratch","mountPath":"/m%d"}`, i))
+	}
+	return "[" + strings.Join(items, ",") + "]"
+}
+
+func TestEveryRefusalNamesItsPlaceAndTakesNoStock(t *testing.T) {
+	w := newWorld(t)
+	for _, r := range refusals {
+		t.Run(r.name, func(t *testing.T) {
+			for _, path := range []string{"/sandboxes", "/v2/sandboxes"} {
+				a := w.as(aliceKey, http.MethodPost, path, r.body)
+				require.Equal(t, r.status, a.status, "%s", a.body)
+				message := a.message(t)
+				for _, want := range r.want {
+					require.Contains(t, message, want)
+				}
+			}
+			templates, err := w.pool.Templates(t.Context())
+			require.NoError(t, err)
+			for _, tpl := range templates {
+				require.Equal(t, tpl.Desired, tpl.Ready, "stock of %s was taken", tpl.Name)
+			}
+		})
+	}
+}
+
+func TestARefusedVolumeReadsTheSameAsNone(t *testing.T) {
+	w := newWorld(t)
+	ask := func(volume string) string {
+		return w.as(aliceKey, http.MethodPost, "/v2/sandboxes", with(volumeName, volume, mountPoint, "/data")).message(t)
+	}
+	require.Equal(t, ask("none"), ask("somebodys"))
+}
+
+func TestHarmlessDefaultsAreAccepted(t *testing.T) {
+	w := newWorld(t)
+	for _, body := range []fields{
+		{"secure": true}, {"secure": false}, {"autoPause": false}, {"autoPauseMemory": true}, {"autoResume": fields{"enabled": false}},
+		{"autoResume": nil}, {"network": nil}, {"network": fields{}}, {"network": fields{"allowOut": []string{}, "denyOut": []string{}, "rules": fields{}, "egressProxy": nil, "allowPublicTraffic": true}},
+		{"mcp": nil}, {"iam": fields{"tokens": fields{}}}, {"metadata": nil}, {"envVars": fields{}}, {"volumeMounts": []fields{}}, {"fromTheFuture": false},
+		{"fromTheFuture": fields{"a": []int{}}}, {"metadata": fields{volumeConfig: "[]"}}, {"timeout": 86400}, {"allow_internet_access": true},
+	} {
+		body["templateID"] = "base"
+		a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", body)
+		require.Equal(t, 201, a.status, "%v: %s", body, a.body)
+	}
+}
+
+func TestTakingTheInternetAwayIsHonoured(t *testing.T) {
+	w := newWorld(t)
+	for _, c := range []struct {
+		body fields
+		want bool
+	}{
+		{fields{}, true},
+		{fields{"allow_internet_access": false}, false},
+		{fields{"network": fields{"denyOut": []string{"0.0.0.0/0"}}}, false},
+		{fields{"allow_internet_access": true, "network": fields{"denyOut": []string{"0.0.0.0/0", "::/0"}}}, false},
+	} {
+		sb, err := w.pool.Get(t.Context(), warmpool.ID(w.make(c.body)))
+		require.NoError(t, err)
+		require.Equal(t, c.want, sb.AllowInternet, "%v", c.body)
+	}
+}
+
+func TestMountsAreAskedForInThreeWays(t *testing.T) {
+	type m struct {
+		volume, target, sub string
+		ro                  bool
+	}
+	cases := []struct {
+		name string
+		body fields
+		want []m
+		log  string
+	}{
+		{
+			"the page's single mount",
+			with(volumeName, "scratch", mountPoint, "/data-oss", subPath, "data-subPath"),
+			[]m{{"scratch", "/data-oss", "data-subPath", false}},
+			"",
+		},
+		{
+			"the page's array",
+			config(`[{"pvName":"pv-nas-fast","mountPath":"/data-nas","subPath":"data-subPath","readOnly":true}]`),
+			[]m{{"pv-nas-fast", "/data-nas", "data-subPath", true}},
+			"",
+		},
+		{
+			"E2B's field",
+			fields{"volumeMounts": []fields{{"name": "scratch", "path": "/data/"}}},
+			[]m{{"scratch", "/data", "", false}},
+			"",
+		},
+		{
+			"the array wins over the keys, and both do not clash",
+			with(volumeName, "scratch", mountPoint, "/a", volumeConfig, `[{"pvName":"pv-nas-fast","mountPath":"/a"}]`),
+			[]m{{"pv-nas-fast", "/a", "", false}},
+			`"used":"csi-volume-config","ignored":"csi-volume-name"`,
+		},
+		{
+			"metadata and the field both count",
+			fields{"metadata": fields{volumeConfig: `[{"pvName":"pv-nas-fast","mountPath":"/a","readOnly":null}]`}, "volumeMounts": []fields{{"name": "scratch", "path": "/b"}}},
+			[]m{{"pv-nas-fast", "/a", "", false}, {"scratch", "/b", "", false}},
+			"",
+		},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			id := w.make(c.body)
+			var got []m
+			for _, x := range w.pool.Started(warmpool.ID(id)).Mounts {
+				got = append(got, m{x.Volume, x.Target, x.SubPath, x.ReadOnly})
+			}
+			require.Equal(t, c.want, got)
+			if c.log != "" {
+				require.Contains(t, w.log.String(), c.log)
+			}
+			var shown struct{ VolumeMounts []struct{ Name, Path string } }
+			require.NoError(t, json.Unmarshal(w.as(aliceKey, http.MethodGet, "/sandboxes/"+id, nil).body, &shown))
+			require.Len(t, shown.VolumeMounts, len(c.want))
+			require.Equal(t, c.want[0].target, shown.VolumeMounts[0].Path)
+		})
+	}
+}
+
+func TestMountsAreListedWithTheirState(t *testing.T) {
+	w := newWorld(t)
+	id := w.make(config(`[{"pvName":"scratch","mountPath":"/a","subPath":"s","readOnly":true,"mountID":"mine"},{"pvName":"scratch","mountPath":"/b"}]`))
+	golden(t, "mounts", w.as(aliceKey, http.MethodGet, "/sandboxes/"+id+"/mounts", nil))
+}
+
+func TestBodiesAreBounded(t *testing.T) {
+	w := newWorld(t)
+	big := `{"templateID":"base","metadata":{"a":"` + strings.Repeat("x", 1<<20) + `"}}`
+	for name, body := range map[string]io.Reader{
+		"with its length": strings.NewReader(big),
+		"chunked":         io.MultiReader(strings.NewReader(big)),
+	} {
+		a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", body)
+		require.Equal(t, 413, a.status, name)
+		require.Contains(t, a.message(t), "1048576")
+	}
+	chunked := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", io.MultiReader(strings.NewReader(`{"templateID":"base"}`)))
+	require.Equal(t, 201, chunked.status, "JavaScript sends no Content-Length")
+}
+
+func TestBodiesMustBePlainJSON(t *testing.T) {
+	w := newWorld(t)
+	for header, value := range map[string]string{"Content-Type": "text/plain", "Content-Encoding": "gzip"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+"/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
+		require.NoError(t, err)
+		req.Header.Set("X-Api-Key", aliceKey)
+		req.Header.Set(header, value)
+		a := w.do(req)
+		require.Equal(t, 415, a.status)
+		_ = a.message(t)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+"/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
+	require.NoError(t, err)
+	req.Header.Set("X-Api-Key", aliceKey)
+	req.Header.Set("Content-Encoding", "identity")
+	req.Header.Set("Content-Type", "application/json; charset=utf-8")
+	require.Equal(t, 201, w.do(req).status)
+}
+
+func TestAnIdempotencyKeyIsNotIgnored(t *testing.T) {
+	w := newWorld(t)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+"/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
+	require.NoError(t, err)
+	req.Header.Set("X-Api-Key", aliceKey)
+	req.Header.Set("Idempotency-Key", "a-1")
+	require.Equal(t, 501, w.do(req).status)
+	require.Zero(t, w.pool.Claimed())
+}
