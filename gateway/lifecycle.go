@@ -148,8 +148,8 @@ func (s *Service) List(ctx context.Context, p warmpool.Principal, q Query) (Page
 	}
 	slices.SortFunc(all, func(a, b warmpool.Sandbox) int { return order(positionOf(a), positionOf(b)) })
 	page := Page{Total: len(all)}
-	if after != nil {
-		begin := slices.IndexFunc(all, func(sb warmpool.Sandbox) bool { return order(positionOf(sb), *after) > 0 })
+	if q.Cursor != "" {
+		begin := slices.IndexFunc(all, func(sb warmpool.Sandbox) bool { return order(positionOf(sb), after) > 0 })
 		if begin < 0 {
 			begin = len(all)
 		}
@@ -179,16 +179,16 @@ func (p position) cursor() string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(p.at, 10) + "/" + string(p.id)))
 }
 
-func parseCursor(s string) (*position, error) {
+func parseCursor(s string) (position, error) {
 	if s == "" {
-		return nil, nil //nolint:nilnil // no cursor is no position
+		return position{}, nil
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(s)
 	at, id, _ := strings.Cut(string(raw), "/")
 	n, numErr := strconv.ParseInt(at, 10, 64)
 	parsed, ok := warmpool.ParseID(id)
 	if err != nil || numErr != nil || !ok {
-		return nil, warmpool.Errorf(warmpool.Invalid, "nextToken must be the X-Next-Token of the page before")
+		return position{}, warmpool.Errorf(warmpool.Invalid, "nextToken must be the X-Next-Token of the page before")
 	}
-	return &position{n, parsed}, nil
+	return position{n, parsed}, nil
 }

@@ -2,6 +2,7 @@ package warmpooltest_test
 
 import (
 	"context"
+	"flag"
 	"os"
 	"os/exec"
 	"testing"
@@ -58,17 +59,17 @@ func (b *broken) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox,
 	return *b.first, nil
 }
 
-// The contract itself must be able to fail: a process of its own runs it against a backend that breaks it.
+var runBroken = flag.Bool("broken", false, "hold a backend that breaks the contract to it")
+
+// The contract itself must be able to fail: a process of its own holds a broken backend to it.
 func TestABrokenBackendIsFound(t *testing.T) {
-	const marker = "WARMPOOLTEST_BROKEN"
-	if _, child := os.LookupEnv(marker); child {
+	if *runBroken {
 		warmpooltest.Run(t, func(*testing.T) warmpooltest.Backend {
 			return &broken{Memory: warmpooltest.NewMemory(clock.RealClock{}, template())}
 		})
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestABrokenBackendIsFound$", "-test.parallel=1") //nolint:gosec // this very test binary
-	cmd.Env = append(os.Environ(), marker+"=1")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestABrokenBackendIsFound$", "-broken")
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
 	for _, name := range []string{"a_claim_is_echoed", "parallel_claims_never", "a_list_is_filtered", "a_claim_beyond_capacity"} {

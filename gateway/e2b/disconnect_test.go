@@ -1,0 +1,121 @@
+package e2b_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"k8s.io/utils/clock"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/gateway"
+	"github.com/sandgate-dev/sandgate/gateway/auth"
+	"github.com/sandgate-dev/sandgate/gateway/e2b"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest"
+)
+
+var _ e2b.Authenticator = (*auth.Keys)(nil)
+
+func TestACallerWhoHangsUpLeavesNoSandbox(t *testing.T) {
+	w := newWorld(t)
+	ctx, hangUp := context.WithCancel(t.Context())
+	w.pool.OnStart = func(ctx context.Context, _ warmpool.ID, _ warmpool.Start) error {
+		hangUp()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url+"/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
+	require.NoError(t, err)
+	req.Header.Set("X-Api-Key", aliceKey)
+	res, err := http.DefaultClient.Do(req)
+	if err == nil {
+		_ = res.Body.Close()
+	}
+	require.ErrorIs(t, err, context.Canceled)
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		assert.Zero(c, w.pool.Claimed())
+		assert.Contains(c, w.log.String(), `"status":499`)
+	}, 5*time.Second, time.Millisecond)
+}
+
+// deafWriter is a caller whose connection breaks as the answer is written.
+type deafWriter struct{ *httptest.ResponseRecorder }
+
+func (deafWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestAnAnswerThatCannotBeWrittenEndsItsSandbox(t *testing.T) {
+	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
+	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
+	require.NoError(t, err)
+	h, err := e2b.New(svc, keys{"k": {Team: "t"}}, e2b.Config{})
+	require.NoError(t, err)
+	req := httptest.NewRequest(http.MethodPost, "/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
+	req.Header.Set("X-Api-Key", "k")
+	h.ServeHTTP(deafWriter{httptest.NewRecorder()}, req)
+	require.Zero(t, pool.Claimed())
+	tpl, err := pool.Template(t.Context(), "base")
+	require.NoError(t, err)
+	require.Zero(t, tpl.Ready, "it was claimed before")
+}
+
+func TestWithoutADomainHostNamesLeadToThisMachine(t *testing.T) {
+	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
+	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
+	require.NoError(t, err)
+	h, err := e2b.New(svc, keys{aliceKey: {Team: "t"}}, e2b.Config{})
+	require.NoError(t, err)
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	w := &world{t: t, url: srv.URL}
+	u, err := url.Parse(srv.URL)
+	require.NoError(t, err)
+	require.Contains(t, string(w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"base"}`).body), `"domain":"localhost:`+u.Port()+`"`)
+}
+
+func TestParallelCreatesNeverShareASandbox(t *testing.T) {
+	w := newWorld(t)
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		seen = map[string]bool{}
+		busy int
+	)
+	for range 300 { // more than the pool has
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+"/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
+			if !assert.NoError(t, err) {
+				return
+			}
+			req.Header.Set("X-Api-Key", aliceKey)
+			res, err := http.DefaultClient.Do(req)
+			if !assert.NoError(t, err) {
+				return
+			}
+			raw, err := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			assert.NoError(t, err)
+			mu.Lock()
+			defer mu.Unlock()
+			switch res.StatusCode {
+			case http.StatusCreated:
+				seen[someID.FindString(string(raw))] = true
+			case http.StatusTooManyRequests:
+				busy++
+			default:
+				t.Errorf("status %d: %s", res.StatusCode, raw)
+			}
+		})
+	}
+	wg.Wait()
+	require.Len(t, seen, 250)
+	require.Equal(t, 50, busy)
+}
