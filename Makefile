@@ -9,7 +9,7 @@ MANIFESTS ?= examples/local
 ALLOW_HOST_PATHS ?=
 
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo -E)
-ASROOT  := $(SUDO) env "PATH=$(PATH)"
+ASROOT  := $(SUDO) env PATH=$(PATH) CACHE=$(CACHE)
 INSTALL := e2e/install.sh
 export CACHE
 
@@ -48,8 +48,8 @@ vet:
 unit: deps-run $(BIN)/gotestsum $(BIN)/versitygw ## house rules, unit and integration tests with -race, as root
 	@echo "== house rules, unit and integration tests"
 	@mkdir -p $(CACHE)/reports
-	@$(ASROOT) VERSITYGW=$(BIN)/versitygw $(BIN)/gotestsum --format pkgname-and-test-fails \
-		--junitfile $(CACHE)/reports/go.xml -- -race -timeout 20m ./...
+	@$(BIN)/gotestsum --format standard-quiet --junitfile $(CACHE)/reports/go.xml -- \
+		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw" ./...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
 
