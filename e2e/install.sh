@@ -43,9 +43,7 @@ system() {
 # The Go module proxy serves toolchains as modules; a Go of 1.21 or newer fetches the one that go.mod asks for by itself.
 toolchain=go1.26.8
 go_() {
-  local minor
-  minor=$(go env GOVERSION 2>/dev/null | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
-  if [ "${minor:-0}" -ge 21 ]; then return 0; fi
+  if command -v go >/dev/null && [[ "$(go env GOVERSION)" =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 21 ]; then return 0; fi
   if [ ! -x /usr/local/go/bin/go ]; then
     apt curl=curl python3=python3
     local arch zip sum
