@@ -58,13 +58,32 @@ func (s *server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if sandbox, ok := c.Get(sandboxKey).(warmpool.ID); ok {
 			attrs = append(attrs, slog.String("sandbox", string(sandbox)))
 		}
-		if cause, ok := c.Get(causeKey).(error); ok && c.Response().Status >= http.StatusInternalServerError {
+		switch c.Response().Status {
+		case http.StatusInternalServerError:
 			level = slog.LevelError
+		case http.StatusServiceUnavailable, http.StatusTooManyRequests:
+			level = slog.LevelWarn
+		}
+		if cause := worthLogging(c); cause != nil {
 			attrs = append(attrs, slog.Any("error", cause))
 		}
 		s.logger.LogAttrs(ctx, level, "request", attrs...)
 		return nil
 	}
+}
+
+// worthLogging is the error behind an answer where the answer does not tell all of it. What merely refuses a request stays
+// out of the log: its text quotes the request.
+func worthLogging(c echo.Context) error {
+	cause, _ := c.Get(causeKey).(error)
+	if c.Response().Status == http.StatusInternalServerError {
+		return cause
+	}
+	var coded *warmpool.Error
+	if errors.As(cause, &coded) && coded.Err != nil && len(asFaults(cause)) == 0 {
+		return cause
+	}
+	return nil
 }
 
 // exact refuses paths below a route: echo lets the last parameter of a route swallow every further segment.

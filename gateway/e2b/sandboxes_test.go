@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"net/http"
 	"net/url"
@@ -235,11 +236,15 @@ func TestCapacityIsAnsweredWithWholeSecondsToWait(t *testing.T) {
 func TestAFailedMountIsToldAndLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error {
-		return warmpool.Errorf(warmpool.Denied, "mount /data of volume scratch: the storage refuses the credentials")
+		return &warmpool.Error{
+			Code: warmpool.Denied, Message: "mount /data of volume scratch: the storage refuses the credentials", Err: errors.New("s3fs: 403"),
+		}
 	}
 	a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"base","volumeMounts":[{"name":"scratch","path":"/data"}]}`)
 	require.Equal(t, 403, a.status)
 	require.Contains(t, a.message(t), "/data")
+	require.NotContains(t, string(a.body), "s3fs")
+	require.Contains(t, w.log.String(), "s3fs: 403", "the operator learns the cause")
 	require.Zero(t, w.pool.Claimed())
 }
 
@@ -277,6 +282,9 @@ func TestARequestIsNamedInAnswerAndLogWithoutItsBody(t *testing.T) {
 	for _, secret := range []string{"canary-env", "canary-meta", aliceKey, "token-of-"} {
 		require.NotContains(t, line, secret)
 	}
+	refused := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"base","metadata":{"e2b.agents.kruise.io/csi-canary-meta":"x"},"volumeMounts":[{"name":"canary-volume","path":"/d"}]}`)
+	require.Equal(t, 400, refused.status)
+	require.NotContains(t, w.log.String(), "canary")
 	req.Header.Set("X-Request-Id", "evil id")
 	req.Body = http.NoBody
 	req.ContentLength = 0
