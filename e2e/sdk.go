@@ -54,7 +54,7 @@ func suite(ctx context.Context, cfg config, pin matrix.SDK) (err error) {
 	}
 	cmd.Env = append(os.Environ(), w.Env()...)
 	cmd.Env = append(cmd.Env, "SDK_VERSION="+pin.Version, "WORLD_SHARED="+w.Shared, "WORLD_BUCKET="+filepath.Join(w.Store.Dir, "objects", world.Bucket),
-		"NODE_PATH="+filepath.Join(cfg.cache, "js", pin.Version, "node_modules"), "PYTHONDONTWRITEBYTECODE=1")
+		"PYTHONDONTWRITEBYTECODE=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%w; the gateway's log ends:\n%s", err, logTail(w))
