@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -302,6 +303,26 @@ func TestBodiesAreBounded(t *testing.T) {
 	}
 	chunked := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", io.MultiReader(strings.NewReader(`{"templateID":"base"}`)))
 	require.Equal(t, 201, chunked.status, "JavaScript sends no Content-Length")
+}
+
+func TestAHostileBodyCostsLittle(t *testing.T) {
+	w := newWorld(t)
+	var wide strings.Builder
+	wide.WriteString(`{"templateID":"base"`)
+	for i := range 90_000 {
+		fmt.Fprintf(&wide, `,"%x":1`, i)
+	}
+	wide.WriteString("}")
+	const depth = 9_000
+	deep := `{"templateID":"base","x":` + strings.Repeat(`{"a":`, depth) + `"` + strings.Repeat("y", 900_000) + `"` + strings.Repeat("}", depth+1)
+	for name, body := range map[string]string{"wide": wide.String(), "deep": deep} {
+		require.Less(t, len(body), 1<<20)
+		begin := time.Now()
+		a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", body)
+		require.Equal(t, 400, a.status, name)
+		require.Less(t, len(a.body), 16<<10, name)
+		require.Less(t, time.Since(begin), 3*time.Second, name)
+	}
 }
 
 func TestBodiesMustBePlainJSON(t *testing.T) {

@@ -92,14 +92,19 @@ func (o object) only(lenient bool, known ...string) {
 }
 
 // empty says whether a value asks for nothing.
-func empty(v gjson.Result) bool {
+func empty(v gjson.Result) bool { return emptyWithin(v, 4) }
+
+// emptyWithin looks a few levels deep only: each level reads all of the text below it once more.
+func emptyWithin(v gjson.Result, levels int) bool {
 	switch {
+	case levels == 0:
+		return false
 	case v.IsArray():
 		return len(v.Array()) == 0
 	case v.IsObject():
 		all := true
 		v.ForEach(func(_, inner gjson.Result) bool {
-			all = empty(inner)
+			all = emptyWithin(inner, levels-1)
 			return all
 		})
 		return all

@@ -44,6 +44,7 @@ var everyRoute = []struct {
 	{"POST", "/volumes", `{"name":"x"}`, 501, 501},
 	{"GET", "/volumes/x", "", 501, 501},
 	{"DELETE", "/volumes/x", "", 501, 501},
+	{"GET", "/volumecontent/x/file?path=/a", "", 501, 501},
 	{"GET", "/secrets", "", 501, 501},
 	{"POST", "/v3/templates", "{}", 501, 501},
 	{"DELETE", "/templates/team%2Fsnap%3Av1", "", 501, 501},
