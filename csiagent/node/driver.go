@@ -9,11 +9,18 @@ import (
 // Driver makes a kind of volume available on this machine. Drivers import mount and nothing else of ours.
 type Driver interface {
 	// Mount brings up m's volume and returns it as a Source. dir is an existing, empty directory of the agent's own that the
-	// driver may mount on; it is the same for the same mount. It blocks until the volume is up or ctx ends, and leaves
-	// nothing behind when it fails. Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound,
-	// ErrUnavailable where the fact is known, with a text for the caller (no secret, no host path).
+	// driver may mount on, a new one for each call. It blocks until the volume is up or ctx ends, and leaves nothing behind when
+	// it fails. Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound, ErrUnavailable where the fact is
+	// known, with a text for the caller (no secret, no host path).
 	Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error)
 	// Unmount undoes Mount after the volume was detached from its sandbox, also for a Source of an earlier process (client is
-	// what Mount returned, from the journal). It flushes within ctx's deadline and is idempotent.
+	// what Mount returned, from the journal). It flushes within ctx's deadline and is idempotent. An error says that data which
+	// the sandbox has written may be missing.
 	Unmount(ctx context.Context, dir string, client mount.Process) error
+}
+
+// Explainer is a Driver that can say why the client of a volume has ended, in the words and kinds of Driver.Mount's errors; nil
+// when it does not know.
+type Explainer interface {
+	Explain(ctx context.Context, client mount.Process) error
 }

@@ -1,0 +1,88 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+)
+
+const interrupted = "the agent ended while this volume was being mounted"
+
+// Adopt takes over what an earlier process has published and left behind: mounts that live are kept, those that are gone are
+// forgotten with their clients, and half-done publishes are cleaned up. It is called before anything else. An error names what
+// could not be taken over; the rest is.
+func (n *Node) Adopt(ctx context.Context) error {
+	errs := []error{n.sweep()}
+	records, err := n.journal.read()
+	errs = append(errs, err)
+	for _, r := range records {
+		if err := n.adopt(ctx, &entry{record: r}); err != nil {
+			errs = append(errs, fmt.Errorf("adopt mount %s: %w", r.Spec.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweep removes staging directories, all of which belong to publishes that were cut short. A client that is mounted on one, or is
+// about to be, ends by itself with the last reference to its mount.
+func (n *Node) sweep() error {
+	dirs, err := os.ReadDir(n.staging)
+	if err != nil {
+		return fmt.Errorf("staging: %w", err)
+	}
+	errs := make([]error, len(dirs))
+	for i, d := range dirs {
+		errs[i] = unstage(filepath.Join(n.staging, d.Name()))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) adopt(ctx context.Context, e *entry) error {
+	if e.MountID == 0 {
+		return n.bury(ctx, e)
+	}
+	there, err := n.there(ctx, e)
+	switch {
+	case err != nil:
+		return err
+	case !there:
+		err := n.drain(ctx, e, n.config.DrainTimeout)
+		return errors.Join(err, n.journal.remove(e.place()))
+	case e.Client.PID != 0 && !alive(e.Client):
+		e.dead = clientEnded
+	}
+	n.add(e)
+	return nil
+}
+
+// there says whether the mount still is in its container. A container that cannot be reached yet keeps its mounts.
+func (n *Node) there(ctx context.Context, e *entry) (bool, error) {
+	t, err := n.config.Target(ctx, e.Spec.Container)
+	if err == nil {
+		var there bool
+		if there, err = t.Live(ctx, e.Spec.Target, e.MountID); err == nil {
+			return there, nil
+		}
+	}
+	if errors.Is(err, attach.ErrGone) {
+		return false, nil
+	}
+	n.config.Logger.WarnContext(ctx, "adopted a mount without seeing it", "mount", e.Spec.ID, "error", err)
+	return true, nil
+}
+
+// bury ends the client of a publish that was cut short between its last step and the journal. Whether it was attached is not
+// known, so the mount is reported as failed until its sandbox ends or it is unpublished.
+func (n *Node) bury(ctx context.Context, e *entry) error {
+	err := n.drain(ctx, e, impatience)
+	e.Client.PID, e.dead = 0, interrupted
+	n.add(e)
+	if err != nil {
+		n.config.Logger.InfoContext(ctx, "ended the client of a publish that was cut short", "mount", e.Spec.ID, "error", err)
+	}
+	return nil
+}

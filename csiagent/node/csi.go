@@ -1,0 +1,168 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// What a Mount says and CSI has no field for rides in the volume context, under these keys. Others are the volume's attributes.
+const (
+	contextPrefix = "sandgate.dev/"
+
+	keyID        = contextPrefix + "mount-id"
+	keyVolume    = contextPrefix + "volume"
+	keyDriver    = contextPrefix + "driver"
+	keyContainer = contextPrefix + "container"
+	keySubPath   = contextPrefix + "sub-path"
+	keyOwner     = contextPrefix + "owner"       // uid:gid
+	keyMode      = contextPrefix + "access-mode" // by its Kubernetes name
+)
+
+// PublishRequest is m as a CSI request.
+func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {
+	about := map[string]string{
+		keyID: m.ID, keyVolume: m.Volume, keyDriver: m.Driver, keyContainer: m.Container, keySubPath: m.SubPath,
+		keyOwner: fmt.Sprintf("%d:%d", m.Owner.UID, m.Owner.GID), keyMode: string(m.AccessMode),
+	}
+	maps.DeleteFunc(about, func(_, v string) bool { return v == "" })
+	maps.Copy(about, m.Attributes)
+	mode := modes[m.AccessMode]
+	if mode == csi.VolumeCapability_AccessMode_UNKNOWN {
+		mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
+	}
+	return &csi.NodePublishVolumeRequest{
+		VolumeId: m.VolumeHandle, TargetPath: m.Target, Readonly: m.ReadOnly, VolumeContext: about, Secrets: m.Secret,
+		VolumeCapability: &csi.VolumeCapability{
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{MountFlags: m.Options}},
+			AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
+		},
+	}
+}
+
+var modes = map[mount.AccessMode]csi.VolumeCapability_AccessMode_Mode{
+	mount.ReadWriteOnce:    csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER,
+	mount.ReadOnlyMany:     csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY,
+	mount.ReadWriteMany:    csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER,
+	mount.ReadWriteOncePod: csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER,
+}
+
+// accessMode is the Kubernetes name of a CSI mode; a caller that is ours has said it himself.
+func accessMode(mode csi.VolumeCapability_AccessMode_Mode) mount.AccessMode {
+	switch mode {
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY, csi.VolumeCapability_AccessMode_MULTI_NODE_READER_ONLY:
+		return mount.ReadOnlyMany
+	case csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER, csi.VolumeCapability_AccessMode_MULTI_NODE_SINGLE_WRITER:
+		return mount.ReadWriteMany
+	case csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER:
+		return mount.ReadWriteOncePod
+	}
+	return mount.ReadWriteOnce
+}
+
+// fromRequest is a CSI request as a Mount. What the request does not name is taken from driver, the plugin's own name.
+func fromRequest(r *csi.NodePublishVolumeRequest, driver string) (mount.Mount, error) {
+	switch c := r.GetVolumeCapability(); {
+	case r.GetVolumeId() == "":
+		return mount.Mount{}, invalidf("volume_id is required")
+	case r.GetTargetPath() == "":
+		return mount.Mount{}, invalidf("target_path is required")
+	case c == nil:
+		return mount.Mount{}, invalidf("volume_capability is required")
+	case c.GetBlock() != nil:
+		return mount.Mount{}, invalidf("volume_capability: block volumes are not supported, ask for a mount")
+	}
+	about := r.GetVolumeContext()
+	m := mount.Mount{
+		Spec: mount.Spec{
+			ID: about[keyID], Volume: about[keyVolume], SubPath: about[keySubPath], Target: r.GetTargetPath(),
+			ReadOnly: r.GetReadonly(), Container: about[keyContainer],
+		},
+		Driver: about[keyDriver], VolumeHandle: r.GetVolumeId(), Attributes: map[string]string{},
+		Options: split(r.GetVolumeCapability().GetMount().GetMountFlags()), AccessMode: mount.AccessMode(about[keyMode]), Secret: r.GetSecrets(),
+	}
+	for k, v := range about {
+		if !strings.HasPrefix(k, contextPrefix) {
+			m.Attributes[k] = v
+		}
+	}
+	if m.Volume == "" {
+		m.Volume = "volume" // a foreign caller knows only the handle
+	}
+	if m.Driver == "" {
+		m.Driver = driver
+	}
+	if m.AccessMode == "" {
+		m.AccessMode = accessMode(r.GetVolumeCapability().GetAccessMode().GetMode())
+	}
+	var err error
+	m.Owner, err = owner(about[keyOwner])
+	return m, err
+}
+
+// split takes mount flags apart: one flag may hold a list.
+func split(flags []string) (out []string) {
+	for _, f := range flags {
+		for _, o := range strings.Split(f, ",") {
+			if o = strings.TrimSpace(o); o != "" {
+				out = append(out, o)
+			}
+		}
+	}
+	return out
+}
+
+func owner(text string) (mount.Owner, error) {
+	if text == "" {
+		return mount.Owner{}, nil
+	}
+	u, g, _ := strings.Cut(text, ":")
+	uid, errU := strconv.ParseUint(u, 10, 32)
+	gid, errG := strconv.ParseUint(g, 10, 32)
+	if errU != nil || errG != nil {
+		return mount.Owner{}, invalidf("volume_context: %s must be uid:gid", keyOwner)
+	}
+	return mount.Owner{UID: uint32(uid), GID: uint32(gid)}, nil
+}
+
+func invalidf(format string, args ...any) error {
+	return status.Errorf(codes.InvalidArgument, format, args...)
+}
+
+// kinds are the errors that a caller may read, and their code on the wire.
+var kinds = []struct {
+	err  error
+	code codes.Code
+}{
+	{ErrDataLoss, codes.DataLoss},
+	{ErrConflict, codes.AlreadyExists},
+	{mount.ErrInvalid, codes.InvalidArgument},
+	{mount.ErrDenied, codes.PermissionDenied},
+	{mount.ErrNotFound, codes.NotFound},
+	{mount.ErrUnavailable, codes.Unavailable},
+}
+
+// toStatus is err on the wire. What has no kind is internal: its text stays here.
+func toStatus(err error) error {
+	var faults mount.Faults
+	switch _, isStatus := status.FromError(err); {
+	case err == nil || isStatus:
+		return err
+	case errors.As(err, &faults):
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return status.Error(k.code, err.Error())
+		}
+	}
+	return status.Error(codes.Internal, "internal error; the agent's log says more")
+}

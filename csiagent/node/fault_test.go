@@ -1,0 +1,298 @@
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+	"github.com/sandgate-dev/sandgate/csiagent/probe"
+)
+
+// client is the process that serves the bucket of the only FUSE mount below dir; no arguments hold secrets, so they are searched.
+func client(t testing.TB, dir string) int {
+	t.Helper()
+	pids, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, p := range pids {
+		line, err := os.ReadFile(p)
+		if err == nil && len(line) > 0 && strings.HasSuffix(string(line[:max(0, bytes.IndexByte(line, 0))]), "/s3fs") && bytes.Contains(line, []byte(dir)) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
+			require.NoError(t, err)
+			return pid
+		}
+	}
+	return 0
+}
+
+func TestABucketIsMountedReadAndFlushedWithTheSandboxsFiles(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	m := s.volume("/data")
+	m.SubPath = "team/a"
+	begin := time.Now()
+	require.NoError(t, w.Publish(t.Context(), m))
+	t.Logf("published after %v", time.Since(begin))
+	require.NotZero(t, client(t, w.config.Dir))
+	require.Len(t, leftovers(t, w.config.Dir), 1, "the client only: no mount in our own table")
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase)
+	require.NoError(t, w.Publish(t.Context(), m), "again")
+
+	require.NoError(t, w.Unpublish(t.Context(), node.Identity{VolumeHandle: "oss-handle", Target: "/data"}))
+	require.Zero(t, client(t, w.config.Dir))
+	got, err := os.ReadFile(filepath.Join(s.dir, "data", "team", "a", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
+}
+
+func TestSeveralBucketsAreMountedAtOnce(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	errs := make(chan error)
+	for i := range 4 {
+		go func() { errs <- w.Publish(t.Context(), s.volume(fmt.Sprintf("/data%d", i))) }()
+	}
+	for range 4 {
+		require.NoError(t, <-errs)
+	}
+	require.Len(t, w.Mounts(t.Context()), 4)
+	begin := time.Now()
+	require.NoError(t, w.UnpublishAll(t.Context()))
+	require.Less(t, time.Since(begin), 5*time.Second)
+}
+
+func TestAFailedBucketIsNamedAndLeavesNothing(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	for name, c := range map[string]struct {
+		change func(*mount.Mount)
+		want   error
+	}{
+		"a wrong secret":         {func(m *mount.Mount) { m.Secret = mount.Secret{"akId": storeKey, "akSecret": "SKCANARYwrong"} }, mount.ErrDenied},
+		"a missing bucket":       {func(m *mount.Mount) { m.Attributes["bucket"] = "nosuchbucket" }, mount.ErrNotFound},
+		"a server that is down":  {func(m *mount.Mount) { m.Attributes["url"] = "http://127.0.0.1:1" }, mount.ErrUnavailable},
+		"a bad attribute":        {func(m *mount.Mount) { m.Attributes["otherOpts"] = "-o suid" }, mount.ErrInvalid},
+		"a target that is taken": {func(m *mount.Mount) { m.Target = "/old" }, node.ErrConflict},
+	} {
+		m := s.volume("/data")
+		c.change(&m)
+		err := w.Publish(t.Context(), m)
+		require.ErrorIs(t, err, c.want, name)
+		require.NotContains(t, err.Error(), "CANARY", name)
+		require.NotContains(t, err.Error(), w.config.Dir, name)
+		require.Empty(t, w.files(), name)
+		require.Empty(t, leftovers(t, w.config.Dir), name)
+		require.Empty(t, w.box.mounts(t, "/data"), name)
+	}
+}
+
+func TestAKilledClientIsReportedAndItsVolumeMadeAgain(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, unix.Kill(client(t, w.config.Dir), unix.SIGKILL))
+	select {
+	case l := <-w.died:
+		require.Equal(t, []any{"/data", node.Failed}, []any{l.Target, l.Phase})
+	case <-time.After(2 * time.Second):
+		t.Fatal("its end was not noticed")
+	}
+	live := w.Mounts(t.Context())
+	require.Equal(t, node.Failed, live[0].Phase)
+	require.Contains(t, live[0].Message, "ended")
+	_, err := os.ReadDir(w.box.path("data"))
+	require.ErrorIs(t, err, unix.ENOTCONN, "loud in the sandbox, not a bare directory")
+
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), nil, 0o600))
+	require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase)
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+
+	require.NoError(t, unix.Kill(client(t, w.config.Dir), unix.SIGKILL))
+	<-w.died
+	require.ErrorIs(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), node.ErrDataLoss)
+	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), "again")
+}
+
+func TestAStoppedClientIsReportedAsHungAndUnpublishedInBoundedTime(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, unix.Kill(client(t, w.config.Dir), unix.SIGSTOP))
+	live := w.Mounts(t.Context())
+	require.Equal(t, node.Failed, live[0].Phase)
+	require.Contains(t, live[0].Message, "does not answer")
+	begin := time.Now()
+	require.ErrorIs(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), node.ErrDataLoss)
+	require.Less(t, time.Since(begin), 4*time.Second)
+	require.Zero(t, client(t, w.config.Dir))
+	require.Empty(t, w.box.mounts(t, "/data"))
+}
+
+func TestAnOpenFileKeepsTheVolumeUntilItsTimeIsUp(t *testing.T) {
+	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.DrainTimeout = 300 * time.Millisecond })
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	f, err := os.Create(w.box.path("data", "open"))
+	require.NoError(t, err)
+	defer func() { _ = f.Close() }()
+	begin := time.Now()
+	require.ErrorIs(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), node.ErrDataLoss)
+	require.Less(t, time.Since(begin), 3*time.Second)
+	require.Empty(t, w.box.mounts(t, "/data"))
+}
+
+func TestAVolumeEndsWithItsSandboxAndIsFlushedFirst(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	namespace, err := w.config.Target(t.Context(), "")
+	require.NoError(t, err)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	w.box.end()
+	require.NoError(t, namespace.(*attach.Namespace).Close())
+	require.NoError(t, w.UnpublishAll(t.Context()))
+	got, err := os.ReadFile(filepath.Join(s.dir, "data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
+}
+
+func TestAClientOutlivesTheAgentAndIsAdopted(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.Equal(t, "exit", runVictim(t, w, s, "none"), "the agent ends, the mount stays")
+	require.NotZero(t, client(t, w.config.Dir))
+	require.NoError(t, w.Adopt(t.Context()))
+	require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")), "nothing is done twice")
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	require.NoError(t, unix.Kill(client(t, w.config.Dir), unix.SIGKILL))
+	select {
+	case <-w.died:
+	case <-time.After(2 * time.Second):
+		t.Fatal("an adopted client is watched too")
+	}
+}
+
+func TestAnAgentKilledAtAnyStepLeavesNothingThatAdoptDoesNotFind(t *testing.T) {
+	s := newStore(t)
+	for _, step := range []string{"started", "mounted", "probed", "attach", "attached"} {
+		t.Run(step, func(t *testing.T) {
+			w := newWorld(t)
+			require.Equal(t, "killed", runVictim(t, w, s, step))
+			require.NoError(t, w.Adopt(t.Context()))
+			require.Eventually(t, func() bool { return len(leftovers(t, w.config.Dir)) == 0 }, 5*time.Second, 5*time.Millisecond, "no mount, no client")
+			for _, l := range w.Mounts(t.Context()) {
+				require.Equal(t, node.Failed, l.Phase)
+				require.Contains(t, l.Message, "agent ended")
+			}
+			staged, err := filepath.Glob(w.config.Dir + "/staging/*")
+			require.NoError(t, err)
+			require.Empty(t, staged)
+			if step != "attached" {
+				require.NoError(t, w.Publish(t.Context(), s.volume("/data")), "the same request works now")
+				require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase)
+			}
+		})
+	}
+}
+
+// runVictim publishes in a process of its own, which dies at step, and says how it ended.
+func runVictim(t *testing.T, w *world, s *store, step string) string {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "victim", w.config.Dir, strconv.Itoa(w.box.pid), s.address, step)
+	cmd.Stderr = w.log
+	err := cmd.Run()
+	if err == nil {
+		return "exit"
+	}
+	if st, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && st.Signal() == syscall.SIGKILL {
+		return "killed"
+	}
+	return err.Error() + w.log.String()
+}
+
+// victim is that process.
+func victim(args []string) int {
+	dir, pid, address, step := args[0], args[1], args[2], args[3]
+	f, err := os.Open(filepath.Join("/proc", pid, "ns", "mnt"))
+	if err != nil {
+		return 1
+	}
+	namespace, err := attach.NewNamespace(f, attach.NewThreads(1))
+	if err != nil {
+		return 1
+	}
+	d := deadly{step: step, Namespace: namespace, Driver: oss.New(oss.Config{}), Prober: &probe.Prober{Command: []string{"/proc/self/exe", "probe"}}}
+	n, err := node.New(node.Config{
+		Dir: dir, Drivers: map[string]node.Driver{mount.DriverOSS: d}, Policy: mount.DefaultPolicy(), Probe: d,
+		Target: func(context.Context, string) (node.Target, error) { return d, nil },
+	})
+	if err != nil {
+		return 1
+	}
+	if err := n.Publish(context.Background(), (&store{address: address}).volume("/data")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// deadly dies at a step of a publish.
+type deadly struct {
+	step string
+	*attach.Namespace
+	*oss.Driver
+	*probe.Prober
+}
+
+func (d deadly) die(step string) {
+	if d.step == step {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	}
+}
+
+func (d deadly) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
+	if d.step == "started" {
+		go func() { // dies once the client is there, whatever it has done by then
+			for ctx.Err() == nil {
+				if leftover, _ := filepath.Glob("/proc/[0-9]*/cmdline"); running(leftover, dir) {
+					d.die("started")
+				}
+			}
+		}()
+	}
+	src, err := d.Driver.Mount(ctx, m, dir)
+	d.die("mounted")
+	return src, err
+}
+
+func (d deadly) Read(ctx context.Context, dir *os.File, fstype string) error {
+	err := d.Prober.Read(ctx, dir, fstype)
+	d.die("probed")
+	return err
+}
+
+func (d deadly) Attach(ctx context.Context, t *attach.Tree, target string, o attach.AttachOptions) (uint64, error) {
+	d.die("attach")
+	id, err := d.Namespace.Attach(ctx, t, target, o)
+	d.die("attached")
+	return id, err
+}
+
+func running(files []string, dir string) bool {
+	for _, f := range files {
+		if line, err := os.ReadFile(f); err == nil && bytes.Contains(line, []byte(dir)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,153 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// Config is what a Node needs. Fields without a default are required.
+type Config struct {
+	// Dir is a directory of this Node's own, mode 0700: the journal and the places where drivers mount.
+	Dir string
+	// Drivers are the drivers by name.
+	Drivers map[string]Driver
+	// Target finds a container of the sandbox by name; "" is the main one. It returns attach.ErrGone for one that has ended: then
+	// its mounts have ended too, and are forgotten without a detach.
+	Target func(ctx context.Context, container string) (Target, error)
+	// Policy is applied to each mount again, together with those that live.
+	Policy mount.Policy
+	// Probe reads volumes that can hang.
+	Probe Probe
+	// PublishTimeout bounds one Publish; 30 s when zero.
+	PublishTimeout time.Duration
+	// FlushTimeout bounds the flush of a volume before it is detached; 5 s when zero.
+	FlushTimeout time.Duration
+	// DrainTimeout bounds the wait for a client to upload and end after its volume was detached; 10 s when zero.
+	DrainTimeout time.Duration
+	// Died is called when the client of a published mount has ended; nil for nobody. It must not call the Node.
+	Died func(Live)
+	// Clock is the real one when nil.
+	Clock clock.PassiveClock
+	// Logger discards when nil.
+	Logger *slog.Logger
+}
+
+// Node publishes volumes into one sandbox.
+type Node struct {
+	config   Config
+	journal  journal
+	staging  string
+	locks    locks
+	watchers sync.WaitGroup
+
+	mu   sync.Mutex
+	live map[place]*entry
+}
+
+// place is where a mount is: at most one is at a place.
+type place struct{ container, target string }
+
+// entry is a published mount. Its record is not modified; the rest is guarded by Node.mu.
+type entry struct {
+	record
+	dead    string // why it does not work any more, for the caller to read
+	process *os.File
+}
+
+func (e *entry) place() place { return place{e.Spec.Container, e.Spec.Target} }
+
+// New makes the directories of a Node. Call Adopt before anything else when the sandbox may be older than this process.
+func New(c Config) (*Node, error) {
+	switch {
+	case !filepath.IsAbs(c.Dir):
+		return nil, errors.New("node: Dir must be an absolute path")
+	case len(c.Drivers) == 0:
+		return nil, errors.New("node: at least one driver is needed")
+	case c.Target == nil:
+		return nil, errors.New("node: Target is needed: who knows the containers?")
+	case c.Probe == nil:
+		return nil, errors.New("node: Probe is needed: nothing is mounted before it was read")
+	}
+	defaults(&c)
+	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}}
+	for _, dir := range []string{c.Dir, n.journal.dir, n.staging} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("node: %w", err)
+		}
+		if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // directories need x
+			return nil, fmt.Errorf("node: %w", err)
+		}
+	}
+	return n, nil
+}
+
+func defaults(c *Config) {
+	for d, value := range map[*time.Duration]time.Duration{
+		&c.PublishTimeout: 30 * time.Second, &c.FlushTimeout: 5 * time.Second, &c.DrainTimeout: 10 * time.Second,
+	} {
+		if *d <= 0 {
+			*d = value
+		}
+	}
+	if c.Clock == nil {
+		c.Clock = clock.RealClock{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Close stops watching clients. Mounts stay as they are.
+func (n *Node) Close() {
+	n.mu.Lock()
+	for _, e := range n.live {
+		e.unwatch()
+	}
+	n.mu.Unlock()
+	n.watchers.Wait()
+}
+
+func (n *Node) at(p place) *entry {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.live[p]
+}
+
+func (n *Node) entries() []*entry {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]*entry, 0, len(n.live))
+	for _, e := range n.live {
+		out = append(out, e)
+	}
+	return out
+}
+
+// add makes e known and watches its client.
+func (n *Node) add(e *entry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.live[e.place()] = e
+	if e.Client.PID != 0 && e.dead == "" {
+		n.watch(e)
+	}
+}
+
+func (n *Node) forget(e *entry) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	e.unwatch()
+	if n.live[e.place()] == e {
+		delete(n.live, e.place())
+	}
+}

@@ -1,0 +1,240 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/probe"
+)
+
+// Publish mounts m's volume into the sandbox. When it returns nil the volume was read and is at its target; when it fails,
+// nothing is left. The same mount again is no error and does nothing while it works; one that died is replaced.
+func (n *Node) Publish(ctx context.Context, m mount.Mount) error {
+	ctx, cancel := context.WithTimeout(ctx, n.config.PublishTimeout)
+	defer cancel()
+	var err error
+	if m.Spec, err = mount.Parse(m.Spec); err != nil {
+		return err
+	}
+	p := place{m.Container, m.Target}
+	unlock, err := n.locks.take(ctx, p)
+	if err != nil {
+		return fmt.Errorf("%w: another request works on this target", mount.ErrUnavailable)
+	}
+	defer unlock()
+	r, err := newRecord(m)
+	if err != nil {
+		return err
+	}
+	done, err := n.again(ctx, p, r)
+	if done || err != nil {
+		return err
+	}
+	if err := n.admit(m); err != nil {
+		return err
+	}
+	return n.publish(ctx, p, r, m)
+}
+
+// again says whether r is published already. A mount of the same that died is taken away.
+func (n *Node) again(ctx context.Context, p place, r record) (bool, error) {
+	e := n.at(p)
+	switch {
+	case e == nil:
+		return false, nil
+	case e.Fingerprint != r.Fingerprint || e.VolumeHandle != r.VolumeHandle:
+		return false, fmt.Errorf("%w: another volume is mounted at this target, or the same one in another way; unmount it first", ErrConflict)
+	case n.works(ctx, e):
+		return true, nil
+	}
+	err := n.take(context.WithoutCancel(ctx), e)
+	if errors.Is(err, ErrDataLoss) {
+		n.config.Logger.WarnContext(ctx, "replaced a dead mount", "mount", e.Spec.ID, "error", err)
+		err = nil
+	}
+	return false, err
+}
+
+// works is the quick look of a repeated publish: mounted, and its client alive. Whether it answers, Mounts says.
+func (n *Node) works(ctx context.Context, e *entry) bool {
+	n.mu.Lock()
+	dead := e.dead != ""
+	n.mu.Unlock()
+	if dead || e.MountID == 0 || (e.Client.PID != 0 && !alive(e.Client)) {
+		return false
+	}
+	t, err := n.config.Target(ctx, e.Spec.Container)
+	if err != nil {
+		return false
+	}
+	there, err := t.Live(ctx, e.Spec.Target, e.MountID)
+	return err == nil && there
+}
+
+// admit applies the policy to m beside the mounts that live.
+func (n *Node) admit(m mount.Mount) error {
+	var all []mount.Mount
+	for _, e := range n.entries() {
+		all = append(all, mount.Mount{Spec: e.Spec, Driver: e.Driver})
+	}
+	err := n.config.Policy.Admit(append(all, m))
+	var faults, mine mount.Faults
+	if !errors.As(err, &faults) {
+		return err
+	}
+	for _, f := range faults {
+		if f.Index == len(all) {
+			mine = append(mine, f)
+		}
+	}
+	return mine.At(0).Err()
+}
+
+// steps are what is to be undone, the last first.
+type steps []func(context.Context) error
+
+func (s *steps) did(undo func(context.Context) error) { *s = append(*s, undo) }
+
+// undoGrace is how long undoing a publish may take, after its caller may be gone.
+const undoGrace = 15 * time.Second
+
+func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount) (err error) {
+	driver := n.config.Drivers[m.Driver]
+	if driver == nil {
+		return fmt.Errorf("%w: no driver %q is installed here", mount.ErrInvalid, m.Driver)
+	}
+	target, err := n.config.Target(ctx, m.Container)
+	if err != nil {
+		return fmt.Errorf("%w: the container cannot be reached: %w", mount.ErrUnavailable, err)
+	}
+	var done steps
+	defer func() {
+		if err != nil {
+			n.undo(ctx, m, done)
+			err = translate(err)
+		}
+	}()
+	tree, err := n.stage(ctx, &done, driver, p, &r, m)
+	if err != nil {
+		return err
+	}
+	// From here on nothing of the volume is in this process's mount table: it lives as long as tree, then as the sandbox's mount.
+	if err := n.journal.write(p, r); err != nil {
+		return err
+	}
+	done.did(func(context.Context) error { return n.journal.remove(p) })
+	r.MountID, err = target.Attach(ctx, tree, m.Target, attach.AttachOptions{})
+	if err != nil {
+		return err
+	}
+	done.did(func(ctx context.Context) error { return target.Detach(ctx, m.Target, r.MountID, true) })
+	_ = tree.Close() // else the mount counts as in use
+	return n.settle(ctx, target, p, r)
+}
+
+// settle verifies the attached mount and makes it known.
+func (n *Node) settle(ctx context.Context, target Target, p place, r record) error {
+	switch there, err := target.Live(ctx, r.Spec.Target, r.MountID); {
+	case err != nil:
+		return err
+	case !there:
+		return fmt.Errorf("%w: the mount vanished from the container", mount.ErrUnavailable)
+	case r.Client.PID != 0 && !alive(r.Client):
+		return fmt.Errorf("%w: %s", mount.ErrUnavailable, clientEnded)
+	}
+	r.MountedAt = n.config.Clock.Now().UTC()
+	if err := n.journal.write(p, r); err != nil {
+		return err
+	}
+	n.add(&entry{record: r})
+	n.config.Logger.InfoContext(ctx, "volume mounted", "mount", r.Spec.ID, "driver", r.Driver, "target", r.Spec.Target)
+	return nil
+}
+
+// stage brings up the volume, reads it, and returns a tree of it that is mounted nowhere.
+func (n *Node) stage(ctx context.Context, done *steps, driver Driver, p place, r *record, m mount.Mount) (*attach.Tree, error) {
+	dir, err := os.MkdirTemp(n.staging, p.key()+"-")
+	if err != nil {
+		return nil, fmt.Errorf("staging: %w", err)
+	}
+	done.did(func(context.Context) error { return unstage(dir) })
+	src, err := driver.Mount(ctx, m, dir)
+	if err != nil {
+		return nil, err
+	}
+	done.did(func(ctx context.Context) error { // nobody has written anything: there is nothing to wait for
+		ctx, cancel := context.WithTimeout(ctx, impatience)
+		defer cancel()
+		return driver.Unmount(ctx, dir, src.Client)
+	})
+	defer func() { _ = src.Root.Close() }()
+	r.FSType, r.Remote, r.Client = src.FSType, src.Remote, src.Client
+	if err := n.read(ctx, src); err != nil {
+		return nil, explain(ctx, driver, src.Client, err)
+	}
+	o := attach.CloneOptions{SubPath: src.SubPath, MakeSubPath: !r.ReadOnly, Owner: m.Owner, ReadOnly: r.ReadOnly}
+	tree, err := clone(src.Root, dir, o)
+	if err != nil {
+		return nil, err
+	}
+	done.did(func(context.Context) error { _ = tree.Close(); return nil }) // closed twice when it was attached
+	return tree, unstage(dir)
+}
+
+// read is what makes a volume count as mounted: it answers.
+func (n *Node) read(ctx context.Context, src mount.Source) error {
+	if src.Remote {
+		return n.config.Probe.Read(ctx, src.Root, src.FSType)
+	}
+	return probe.Direct(src.Root, src.FSType)
+}
+
+// clone makes the tree. Kernels before 6.15 clone only what is mounted somewhere: there, a detached volume is put on dir first.
+func clone(root *os.File, dir string, o attach.CloneOptions) (*attach.Tree, error) {
+	tree, err := attach.Clone(root, o)
+	if !errors.Is(err, unix.EINVAL) {
+		return tree, err
+	}
+	if moved := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); moved != nil {
+		return nil, err
+	}
+	return attach.Clone(root, o)
+}
+
+// unstage takes what is mounted on dir out of this process's mount table, and removes dir.
+func unstage(dir string) error {
+	for {
+		switch err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); {
+		case err == nil:
+			continue
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EPERM): // not mounted, or we may not mount at all
+			return fmt.Errorf("staging: %w", err)
+		}
+		switch err := unix.Rmdir(dir); {
+		case err == nil, errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.EBUSY): // a client has mounted in between
+			return fmt.Errorf("staging: %w", err)
+		}
+	}
+}
+
+// undo reverses what was done, on a context that outlives the caller's. What fails is an operator's matter, not the caller's.
+func (n *Node) undo(ctx context.Context, m mount.Mount, done steps) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(undoGrace, n.config.DrainTimeout))
+	defer cancel()
+	for i := len(done) - 1; i >= 0; i-- {
+		if err := done[i](ctx); err != nil {
+			n.config.Logger.WarnContext(ctx, "undo of a failed publish", "mount", m.ID, "driver", m.Driver, "error", err)
+		}
+	}
+}

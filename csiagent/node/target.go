@@ -1,0 +1,24 @@
+package node
+
+import (
+	"context"
+	"os"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+)
+
+// Target is a container's view of the file system, in which mounts are made. attach.Namespace is one.
+type Target interface {
+	Attach(ctx context.Context, t *attach.Tree, target string, o attach.AttachOptions) (mountID uint64, err error)
+	Detach(ctx context.Context, target string, mountID uint64, lazy bool) error
+	Live(ctx context.Context, target string, mountID uint64) (bool, error)
+	Open(ctx context.Context, target string, mountID uint64) (*os.File, error)
+}
+
+var _ Target = (*attach.Namespace)(nil)
+
+// Probe reads and flushes file systems that may hang. probe.Prober is one.
+type Probe interface {
+	Read(ctx context.Context, dir *os.File, fstype string) error
+	Sync(ctx context.Context, dir *os.File) error
+}

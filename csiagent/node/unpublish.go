@@ -1,0 +1,163 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/probe"
+)
+
+// Identity names a published mount. An empty VolumeHandle is whatever is mounted at the target.
+type Identity struct {
+	VolumeHandle string
+	Container    string
+	Target       string
+}
+
+// Unpublish flushes the mount, takes it away from the sandbox and waits until its volume is written back, all within bounded time.
+// A mount that is not there is no error. ErrDataLoss says that it is gone, but its last writes may be missing: end the sandbox's
+// processes before it where that can be avoided, since their open files keep the volume.
+func (n *Node) Unpublish(ctx context.Context, id Identity) error {
+	p := place{id.Container, id.Target}
+	unlock, err := n.locks.take(ctx, p)
+	if err != nil {
+		return fmt.Errorf("%w: another request works on this target", mount.ErrUnavailable)
+	}
+	defer unlock()
+	e := n.at(p)
+	if e == nil || (id.VolumeHandle != "" && id.VolumeHandle != e.VolumeHandle) {
+		return nil
+	}
+	return n.take(ctx, e)
+}
+
+// UnpublishAll unpublishes every mount, all at once.
+func (n *Node) UnpublishAll(ctx context.Context) error {
+	entries := n.entries()
+	errs := make([]error, len(entries))
+	var g errgroup.Group
+	for i, e := range entries {
+		g.Go(func() error {
+			err := n.Unpublish(ctx, Identity{e.VolumeHandle, e.Spec.Container, e.Spec.Target})
+			if err != nil {
+				errs[i] = fmt.Errorf("mount %s: %w", e.Spec.ID, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return errors.Join(errs...)
+}
+
+// detachTimeout bounds a detach, which takes microseconds unless the kernel waits for somebody.
+const detachTimeout = 5 * time.Second
+
+// impatience is what a client gets that did not answer before.
+const impatience = 200 * time.Millisecond
+
+// take takes a mount away; its place is locked.
+func (n *Node) take(ctx context.Context, e *entry) error {
+	n.mu.Lock()
+	e.unwatch()
+	dead := e.dead != ""
+	n.mu.Unlock()
+	if e.Client.PID != 0 {
+		dead = dead || !alive(e.Client)
+	}
+	var lost error
+	if dead {
+		lost = errors.New(clientEnded)
+	}
+	target, err := n.config.Target(ctx, e.Spec.Container)
+	if err == nil {
+		if !dead {
+			lost = n.flush(ctx, target, e)
+		}
+		err = detach(ctx, target, e)
+	}
+	if err != nil && !errors.Is(err, attach.ErrGone) {
+		// Its client may be all that is left to end; the mount stays in the journal for another try.
+		n.config.Logger.WarnContext(ctx, "detach", "mount", e.Spec.ID, "error", err)
+	} else {
+		err = nil
+	}
+	drain := n.config.DrainTimeout
+	if lost != nil || err != nil {
+		drain = impatience
+	}
+	lost = errors.Join(lost, n.drain(ctx, e, drain))
+	if err != nil {
+		return fmt.Errorf("%w: the mount cannot be taken from the container", mount.ErrUnavailable)
+	}
+	if err := n.journal.remove(e.place()); err != nil {
+		return err
+	}
+	n.forget(e)
+	return n.report(ctx, e, lost)
+}
+
+// report says what happened to the last writes.
+func (n *Node) report(ctx context.Context, e *entry, lost error) error {
+	if lost == nil || e.ReadOnly {
+		n.config.Logger.InfoContext(ctx, "volume unmounted", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target)
+		return nil
+	}
+	n.config.Logger.WarnContext(ctx, "volume unmounted, data may be missing", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target, "error", lost)
+	return fmt.Errorf("%w: volume %s", ErrDataLoss, e.Spec.Volume)
+}
+
+// flush writes back what the kernel holds, in a process that can be killed. A container that is gone has nothing left to flush.
+func (n *Node) flush(ctx context.Context, t Target, e *entry) error {
+	if !e.Remote || e.MountID == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.config.FlushTimeout)
+	defer cancel()
+	dir, err := t.Open(ctx, e.Spec.Target, e.MountID)
+	if errors.Is(err, attach.ErrGone) || errors.Is(err, attach.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("flush: %w", err)
+	}
+	defer func() { _ = dir.Close() }()
+	// syncfs of FUSE does not ask the client; a read does, and tells one that hangs from one that is busy with uploading.
+	if err := n.config.Probe.Read(ctx, dir, e.FSType); errors.Is(err, probe.ErrHung) {
+		return err
+	}
+	return n.config.Probe.Sync(ctx, dir)
+}
+
+// detach takes the mount away, lazily when somebody uses it.
+func detach(ctx context.Context, t Target, e *entry) error {
+	if e.MountID == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
+	defer cancel()
+	err := t.Detach(ctx, e.Spec.Target, e.MountID, false)
+	if errors.Is(err, attach.ErrBusy) {
+		err = t.Detach(ctx, e.Spec.Target, e.MountID, true)
+	}
+	return err
+}
+
+// drain waits for the volume's client to finish and end. It is not cut short by the caller's leaving: a client that is killed
+// while it uploads loses data.
+func (n *Node) drain(ctx context.Context, e *entry, d time.Duration) error {
+	driver := n.config.Drivers[e.Driver]
+	if driver == nil {
+		return fmt.Errorf("no driver %q is installed here any more", e.Driver)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	defer cancel()
+	// Its staging directory went when it was attached: there is nothing left of it but the client.
+	return driver.Unmount(ctx, filepath.Join(n.staging, e.place().key()), e.Client)
+}
