@@ -25,7 +25,7 @@ func launch(log string, env []string, path string, args ...string) (*program, er
 		return nil, err
 	}
 	defer out.Close()
-	cmd := exec.CommandContext(context.Background(), path, args...)
+	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
