@@ -247,6 +247,10 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, up *upstream, t 
 			p.failed(w, r, up, t, err)
 		},
 	}
+	r = guard(w, r)
+	// With a duplex answer the server may only be left once the body is at its end or closed; otherwise it looks for the end
+	// itself, too late, and meets its own background read.
+	defer func() { _ = r.Body.Close() }()
 	rp.ServeHTTP(w, r)
 }
 

@@ -552,6 +552,76 @@ func TestErrorsOfTheResolver(t *testing.T) {
 	}
 }
 
+// TestAnswersBeforeTheBodyEnds has the service refuse large bodies unread, over kept connections.
+func TestAnswersBeforeTheBodyEnds(t *testing.T) {
+	book := &logbook{}
+	w := newWorld(t, func(c *proxy.Config) {
+		c.Log = slog.New(slog.NewTextHandler(book, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	w.serve(t, 3000, func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			http.Error(rw, "too large", http.StatusRequestEntityTooLarge)
+		}
+	})
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for i := range 50 {
+				r := w.request(t, http.MethodPost, "/", 3000, bytes.NewReader(make([]byte, i*40<<10)))
+				res, err := http.DefaultTransport.RoundTrip(r)
+				if err != nil {
+					continue // the service hung up while the client still wrote; it may
+				}
+				raw, _ := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				if res.StatusCode != http.StatusRequestEntityTooLarge && res.StatusCode != http.StatusBadGateway {
+					t.Errorf("status %d: %s", res.StatusCode, raw)
+				}
+			}
+		})
+	}
+	all.Wait()
+	res, _ := do(t, w.request(t, http.MethodGet, "/", 3000, nil))
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	require.NotContains(t, book.String(), "panic", "the server and the transport read the connection one after the other")
+}
+
+// TestAnAnswerDoesNotWaitForAClientThatStalls has the client stop in the middle of its body for good.
+func TestAnAnswerDoesNotWaitForAClientThatStalls(t *testing.T) {
+	w := newWorld(t)
+	w.serve(t, 3000, func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "no", http.StatusForbidden) })
+	c, err := net.Dial("tcp", w.gateway.Listener.Addr().String())
+	require.NoError(t, err)
+	defer func() { _ = c.Close() }()
+	require.NoError(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	_, err = fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: 3000-%s.sandbox.test\r\nContent-Length: 1000000\r\n\r\nbegin", id)
+	require.NoError(t, err)
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	require.NoError(t, err)
+	raw, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "no\n", string(raw))
+	require.Equal(t, http.StatusForbidden, res.StatusCode)
+}
+
+// logbook collects log lines.
+type logbook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logbook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logbook) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
 func sign(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "v1_" + base64.RawStdEncoding.EncodeToString(sum[:])
@@ -590,8 +660,8 @@ func TestASignedURLFindsItsSandbox(t *testing.T) {
 }
 
 func TestNothingIsLoggedAboveDebugForAnOrdinaryRequest(t *testing.T) {
-	var book bytes.Buffer
-	w := newWorld(t, func(c *proxy.Config) { c.Log = slog.New(slog.NewTextHandler(&book, nil)) })
+	book := &logbook{}
+	w := newWorld(t, func(c *proxy.Config) { c.Log = slog.New(slog.NewTextHandler(book, nil)) })
 	w.serve(t, 3000, func(rw http.ResponseWriter, _ *http.Request) {})
 	_, _ = do(t, w.request(t, http.MethodGet, "/", 3000, nil))
 	_, _ = do(t, w.request(t, http.MethodGet, "/", 4000, nil))
