@@ -45,11 +45,11 @@ vet:
 	@echo "== vet"
 	@go vet ./...
 
-unit: deps-run $(BIN)/gotestsum $(BIN)/versitygw ## house rules, unit and integration tests with -race, as root
+unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw ## house rules, unit and integration tests with -race, as root
 	@echo "== house rules, unit and integration tests"
 	@mkdir -p $(CACHE)/reports
 	@$(BIN)/gotestsum --format standard-quiet --junitfile $(CACHE)/reports/go.xml -- \
-		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw" ./...
+		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw SANDGATE_BIN=$(BIN)" ./...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
 

@@ -2,14 +2,9 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"runtime"
 	"slices"
@@ -24,11 +19,8 @@ import (
 // pace is the time between two creates: the pool refills meanwhile, as it would under a steady load.
 const pace = 80 * time.Millisecond
 
-// box is what a create answers, as far as the bench needs it.
-type box struct {
-	ID    string `json:"sandboxID"`
-	Token string `json:"envdAccessToken"`
-}
+// lifetime is what every create asks for.
+const lifetime = `,"timeout":120`
 
 // bench prints the figures of create, first command, proxy and memory on this machine.
 func bench(ctx context.Context, cfg config) (err error) {
@@ -95,79 +87,26 @@ func each(ctx context.Context, n int, measure func() (time.Duration, error)) ([]
 
 func timedCreate(ctx context.Context, w *world.World, mounts string, command bool) (time.Duration, error) {
 	begin := time.Now()
-	b, err := create(ctx, w, mounts)
+	b, err := w.Create(ctx, "bench", lifetime+mounts)
 	if err == nil && command {
-		err = run1(ctx, w, b)
+		_, err = w.Run(ctx, b, "true")
 	}
 	took := time.Since(begin)
 	if err != nil {
 		return 0, err
 	}
-	return took, kill(ctx, w, b)
-}
-
-func create(ctx context.Context, w *world.World, mounts string) (box, error) {
-	status, answer, err := w.Call(ctx, http.MethodPost, "/v2/sandboxes", `{"templateID":"bench","timeout":120`+mounts+`}`)
-	if err != nil {
-		return box{}, err
-	}
-	if status != http.StatusCreated {
-		return box{}, fmt.Errorf("create: %d %s", status, answer)
-	}
-	var b box
-	return b, json.Unmarshal(answer, &b)
-}
-
-func kill(ctx context.Context, w *world.World, b box) error {
-	status, answer, err := w.Call(ctx, http.MethodDelete, "/sandboxes/"+b.ID, "")
-	if err == nil && status != http.StatusNoContent {
-		err = fmt.Errorf("kill: %d %s", status, answer)
-	}
-	return err
-}
-
-// run1 runs `true` as an SDK does and waits for its end.
-func run1(ctx context.Context, w *world.World, b box) error {
-	message := []byte(`{"process":{"cmd":"/bin/bash","args":["-l","-c","true"]},"stdin":false}`)
-	frame := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message)))
-	req, err := b.request(ctx, w, http.MethodPost, "/process.Process/Start", bytes.NewReader(append(frame, message...)))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/connect+json")
-	req.Header.Set("Connect-Protocol-Version", "1")
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if err == nil && !bytes.Contains(answer, []byte(`"exited":true`)) {
-		err = fmt.Errorf("the command did not end well: %d %q", res.StatusCode, answer)
-	}
-	return err
-}
-
-func (b box) request(ctx context.Context, w *world.World, method, path string, body io.Reader) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, method, w.URL+path, body)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("E2b-Sandbox-Id", b.ID)
-	req.Header.Set("E2b-Sandbox-Port", "49983")
-	req.Header.Set("X-Access-Token", b.Token)
-	return req, nil
+	return took, w.Kill(ctx, b)
 }
 
 // parallel creates many at once from a full pool.
 func parallel(ctx context.Context, w *world.World, n int) error {
-	boxes, took := make([]box, n), make([]time.Duration, n)
+	boxes, took := make([]world.Sandbox, n), make([]time.Duration, n)
 	var group errgroup.Group
 	begin := time.Now()
 	for i := range n {
 		group.Go(func() (err error) {
 			at := time.Now()
-			boxes[i], err = create(ctx, w, "")
+			boxes[i], err = w.Create(ctx, "bench", lifetime)
 			took[i] = time.Since(at)
 			return err
 		})
@@ -177,7 +116,7 @@ func parallel(ctx context.Context, w *world.World, n int) error {
 	}
 	fmt.Printf("%d parallel creates from a pool of 100: all succeed, together %s\n", n, time.Since(begin).Round(time.Millisecond))
 	for _, b := range boxes {
-		if err := kill(ctx, w, b); err != nil {
+		if err := w.Kill(ctx, b); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,7 @@ import (
 
 // proxied compares the way through the gateway with a connection straight into the sandbox's network namespace, to the same envd.
 func proxied(ctx context.Context, w *world.World, n int) error {
-	b, err := create(ctx, w, "")
+	b, err := w.Create(ctx, "bench", lifetime)
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func proxied(ctx context.Context, w *world.World, n int) error {
 		var took []time.Duration
 		for range n {
 			begin := time.Now()
-			if _, err := b.fetch(ctx, w, way.client, http.MethodGet, "/health", nil); err != nil {
+			if _, err := fetch(ctx, w, b, way.client, http.MethodGet, "/health", nil); err != nil {
 				return err
 			}
 			took = append(took, time.Since(begin))
@@ -49,14 +49,14 @@ func proxied(ctx context.Context, w *world.World, n int) error {
 }
 
 // throughput downloads the same file both ways.
-func throughput(ctx context.Context, w *world.World, b box, straight *http.Client) error {
+func throughput(ctx context.Context, w *world.World, b world.Sandbox, straight *http.Client) error {
 	const size = 128 << 20
-	if _, err := b.fetch(ctx, w, http.DefaultClient, http.MethodPost, "/files?path=/tmp/big", io.LimitReader(zeros{}, size)); err != nil {
+	if _, err := fetch(ctx, w, b, http.DefaultClient, http.MethodPost, "/files?path=/tmp/big", io.LimitReader(zeros{}, size)); err != nil {
 		return err
 	}
 	rate := func(client *http.Client) (float64, error) {
 		begin := time.Now()
-		got, err := b.fetch(ctx, w, client, http.MethodGet, "/files?path=/tmp/big", nil)
+		got, err := fetch(ctx, w, b, client, http.MethodGet, "/files?path=/tmp/big", nil)
 		if err == nil && got != size {
 			err = fmt.Errorf("got %d of %d bytes", got, size)
 		}
@@ -74,8 +74,8 @@ func throughput(ctx context.Context, w *world.World, b box, straight *http.Clien
 	return nil
 }
 
-func (b box) fetch(ctx context.Context, w *world.World, client *http.Client, method, path string, body io.Reader) (int64, error) {
-	req, err := b.request(ctx, w, method, path, body)
+func fetch(ctx context.Context, w *world.World, b world.Sandbox, client *http.Client, method, path string, body io.Reader) (int64, error) {
+	req, err := w.Request(ctx, b, method, path, body)
 	if err != nil {
 		return 0, err
 	}

@@ -49,9 +49,17 @@ func (w *World) healthy(ctx context.Context) bool {
 
 // Call makes one API request and returns status and body.
 func (w *World) Call(ctx context.Context, method, path, body string) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, w.URL+path, strings.NewReader(body))
+	answer, err := w.send(ctx, method, path, body)
 	if err != nil {
 		return 0, nil, err
+	}
+	return answer.Status, []byte(answer.Body), nil
+}
+
+func (w *World) send(ctx context.Context, method, path, body string) (*StatusError, error) {
+	req, err := http.NewRequestWithContext(ctx, method, w.URL+path, strings.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
 	req.Header.Set("X-API-Key", w.Key)
 	if body != "" {
@@ -59,11 +67,11 @@ func (w *World) Call(ctx context.Context, method, path, body string) (int, []byt
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	defer res.Body.Close()
 	answer, err := io.ReadAll(res.Body)
-	return res.StatusCode, answer, err
+	return &StatusError{res.StatusCode, res.Header, string(answer)}, err
 }
 
 // Secrets looks for the world's credentials where they must not be. Call it while sandboxes with volumes live.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -76,8 +77,11 @@ func (s *Store) Read(ctx context.Context, key string) (string, error) {
 	return body.String(), err
 }
 
+// Crash kills the store; it is not needed any more.
+func (s *Store) Crash(ctx context.Context) error { return s.stop(ctx) }
+
 func (s *Store) stop(ctx context.Context) error {
-	if err := s.program.cmd.Process.Kill(); err != nil {
+	if err := s.program.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	_ = s.program.wait(ctx) // killed, as asked

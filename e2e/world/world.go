@@ -113,6 +113,16 @@ func (w *World) Stop(ctx context.Context) error {
 	return err
 }
 
+// Crash kills the gateway as a lack of memory would.
+func (w *World) Crash(ctx context.Context) error {
+	if err := w.gateway.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = w.gateway.wait(ctx) // killed, as asked
+	w.gateway = nil
+	return ctx.Err()
+}
+
 // Close ends everything, cleans the state with the product's own command and returns what is left on the machine all the same.
 func (w *World) Close(ctx context.Context) (left []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
