@@ -36,11 +36,11 @@ stringData:
   akSecret: canary2
 `
 
-// edit replaces the first old in text, which must be there.
-func edit(t *testing.T, text, old, new string) string {
+// edit replaces the first from in text, which must be there.
+func edit(t *testing.T, text, from, to string) string {
 	t.Helper()
-	require.Contains(t, text, old)
-	return strings.Replace(text, old, new, 1)
+	require.Contains(t, text, from)
+	return strings.Replace(text, from, to, 1)
 }
 
 func loadText(text string) (*snapshot, error) { return load([]file{{"f.yaml", []byte(text)}}) }
@@ -56,8 +56,8 @@ func TestGoodManifestsLoad(t *testing.T) {
 }
 
 func TestFaultsNameFileLineAndField(t *testing.T) {
-	set := func(old, new string) string { return edit(t, goodSet, old, new) }
-	pv := func(old, new string) string { return edit(t, goodVolume, old, new) }
+	set := func(from, to string) string { return edit(t, goodSet, from, to) }
+	pv := func(from, to string) string { return edit(t, goodVolume, from, to) }
 	cases := []struct{ name, text, want string }{
 		{"an empty file", "", "f.yaml: is empty"},
 		{"not YAML", "a: [1\nb: 2\n", "f.yaml:"},
