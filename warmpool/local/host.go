@@ -1,0 +1,216 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+	"github.com/sandgate-dev/sandgate/injector/envd/initialize"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/local/container"
+	"github.com/sandgate-dev/sandgate/warmpool/local/netns"
+	"github.com/sandgate-dev/sandgate/warmpool/local/process"
+	"github.com/sandgate-dev/sandgate/warmpool/local/rootfs"
+)
+
+// Where things are inside a sandbox.
+const (
+	insidePrograms = "/.sandgate/bin"
+	insideHandover = "/.sandgate/run"
+	handoverSocket = "handover.sock"
+	envdPort       = 49983
+)
+
+// undoTimeout bounds the removal of a sandbox that could not be made.
+const undoTimeout = 20 * time.Second
+
+// host makes sandboxes out of this machine's containers.
+type host struct {
+	layout     layout
+	log        *slog.Logger
+	containers *container.Runtime
+	skeleton   *rootfs.Skeleton
+	programs   string
+	signer     *initialize.Signer
+	drivers    map[string]node.Driver
+	policy     mount.Policy
+	probe      node.Probe
+	clock      clock.PassiveClock
+	threads    *attach.Threads
+}
+
+var _ machine = (*host)(nil)
+
+// Make implements machine.
+func (h *host) Make(ctx context.Context, id warmpool.ID, p plan) (_ box, err error) {
+	c := newCell(h, id)
+	defer func() {
+		if err == nil {
+			return
+		}
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		if end := c.End(after); end != nil {
+			h.log.Error("sandbox that could not be made leaves something behind", "sandbox", id, "error", end)
+		}
+	}()
+	if err := h.prepare(id, p); err != nil {
+		return nil, err
+	}
+	if err := c.listen(); err != nil {
+		return nil, err
+	}
+	pid, err := h.containers.Run(ctx, h.layout.part(id, "bundle"), h.spec(id, p))
+	if err != nil {
+		return nil, err
+	}
+	started, err := process.Identify(pid)
+	if err != nil {
+		return nil, fmt.Errorf("the sandbox ended at once: %w: %s", err, h.lastWords(id))
+	}
+	if err := c.enter(started); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, h.lastWords(id))
+	}
+	if p.network == NetworkPasta {
+		if c.uplink, err = c.net.Connect(ctx, h.layout.part(id, "bundle")); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.await(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, h.lastWords(id))
+	}
+	return c, nil
+}
+
+// prepare makes the directories of a sandbox and its root file system.
+func (h *host) prepare(id warmpool.ID, p plan) error {
+	for _, dir := range []string{h.layout.sandbox(id), h.layout.part(id, "bundle")} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return fmt.Errorf("sandbox %s: %w", id, err)
+		}
+	}
+	for _, dir := range []string{"root", "upper", "work", "run"} {
+		if err := os.Mkdir(h.layout.part(id, dir), 0o755); err != nil { //nolint:gosec // seen from inside; the parent is private
+			return fmt.Errorf("sandbox %s: %w", id, err)
+		}
+	}
+	if err := h.Save(record{ID: id, Template: p.name, Revision: p.revision, State: warmpool.Creating}); err != nil {
+		return err
+	}
+	names := rootfs.Names{Hostname: string(id)}
+	if p.network == NetworkPasta {
+		names.Nameserver = netns.Nameserver
+	}
+	return h.skeleton.Write(h.layout.part(id, "root"), names)
+}
+
+func (h *host) spec(id warmpool.ID, p plan) container.Spec {
+	return container.Spec{
+		ID: string(id), Hostname: string(id),
+		Root: h.layout.part(id, "root"), Upper: h.layout.part(id, "upper"), Work: h.layout.part(id, "work"),
+		Args: []string{
+			insidePrograms + "/starter", "-socket", insideHandover + "/" + handoverSocket, "--",
+			insidePrograms + "/envd", "-addr", "127.0.0.1", "-port", strconv.Itoa(envdPort),
+			"-init-key", h.signer.PublicKey(), "-sandbox-id", string(id),
+		},
+		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8"},
+		Binds: []container.Bind{
+			{Source: h.programs, Target: insidePrograms}, {Source: h.layout.part(id, "run"), Target: insideHandover},
+		},
+		Limits: p.limits,
+	}
+}
+
+// lastWords is the end of what the programs of a sandbox have printed.
+func (h *host) lastWords(id warmpool.ID) string {
+	const most = 500
+	text, err := os.ReadFile(filepath.Join(h.layout.part(id, "bundle"), "output"))
+	if err != nil || len(text) == 0 {
+		return "its programs said nothing"
+	}
+	return fmt.Sprintf("its programs said: %q", text[max(0, len(text)-most):])
+}
+
+// Adopt implements machine.
+func (h *host) Adopt(ctx context.Context, r record) (_ box, err error) {
+	c := newCell(h, r.ID)
+	c.uplink = r.Uplink
+	defer func() {
+		if err != nil {
+			c.Detach()
+		}
+	}()
+	if _, err := os.Stat(h.layout.part(r.ID, "run")); err != nil {
+		return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
+	}
+	if err := c.listen(); err != nil {
+		return nil, err
+	}
+	if err := c.enter(r.Process); err != nil {
+		return nil, err
+	}
+	if r.Uplink.PID != 0 {
+		if _, err := process.Identify(r.Uplink.PID); err != nil && r.State == warmpool.Available {
+			return nil, fmt.Errorf("adopt %s: its network's process has ended: %w", r.ID, err)
+		}
+	}
+	if err := c.await(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.node.Adopt(ctx); err != nil {
+		h.log.Error("not every volume of an adopted sandbox could be taken over", "sandbox", r.ID, "error", err)
+	}
+	return c, nil
+}
+
+// Discard implements machine.
+func (h *host) Discard(ctx context.Context, id warmpool.ID) error {
+	c := newCell(h, id)
+	if r, err := h.Load(id); err == nil {
+		c.uplink = r.Uplink
+	}
+	c.dead = true // whatever of it lives is killed before its volumes are looked at
+	return c.End(ctx)
+}
+
+// Known implements machine.
+func (h *host) Known() ([]warmpool.ID, error) {
+	names, err := h.containers.IDs()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{h.layout.sandboxes(), h.layout.volumes()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+	}
+	seen := map[warmpool.ID]bool{}
+	var out []warmpool.ID
+	for _, name := range names {
+		if id, ok := warmpool.ParseID(name); ok && !seen[id] {
+			seen[id] = true
+			out = append(out, id)
+		}
+	}
+	return out, nil
+}
+
+// Load implements machine.
+func (h *host) Load(id warmpool.ID) (record, error) { return loadRecord(h.layout.sandbox(id), id) }
+
+// Save implements machine.
+func (h *host) Save(r record) error { return r.save(h.layout.sandbox(r.ID)) }

@@ -1,0 +1,53 @@
+package local
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+)
+
+// machine is where containers are made. The real one is host; tests of the pool have one in memory.
+type machine interface {
+	// Make brings up a sandbox until its daemon answers. It leaves nothing behind when it fails.
+	Make(ctx context.Context, id warmpool.ID, p plan) (box, error)
+	// Adopt takes over a living sandbox that another process made.
+	Adopt(ctx context.Context, r record) (box, error)
+	// Discard ends and removes whatever there is of a sandbox; nothing is fine.
+	Discard(ctx context.Context, id warmpool.ID) error
+	// Known are the sandboxes that have left anything on this machine.
+	Known() ([]warmpool.ID, error)
+	Load(id warmpool.ID) (record, error)
+	Save(r record) error
+}
+
+// box is one living sandbox.
+type box interface {
+	Process() mount.Process
+	// Uplink is the process of its network, zero when it has none.
+	Uplink() mount.Process
+	// Gone is closed when its first process has ended.
+	Gone() <-chan struct{}
+	Dial(ctx context.Context, port uint16) (net.Conn, error)
+	// Init gives the daemon its owner's token and variables and returns its version.
+	Init(ctx context.Context, token warmpool.Token, env map[string]string) (string, error)
+	// Isolate takes the network away, for good.
+	Isolate(ctx context.Context) error
+	Publish(ctx context.Context, m mount.Mount) error
+	// Look says what is wrong with published mounts, by id; one that works is not in it. It asks the storage.
+	Look(ctx context.Context) map[string]string
+	Usage() (sample, error)
+	// End flushes and unmounts the volumes, kills the container and removes everything; again after a failure.
+	End(ctx context.Context) error
+	// Detach lets go of a sandbox that lives on.
+	Detach()
+}
+
+// sample is one reading of a sandbox's counters.
+type sample struct {
+	cpu                 time.Duration
+	memory, cache       int64
+	diskUsed, diskTotal int64
+}
