@@ -62,7 +62,8 @@ func TestALinkSwappedIntoTheTargetNeverLeadsOut(t *testing.T) {
 }
 
 func TestALinkSwappedIntoTheSubPathNeverLeadsOut(t *testing.T) {
-	for name, link := range map[string]string{"absolute": "/etc", "upwards": "../..", "to the root": "/"} {
+	outside := t.TempDir() // of this machine, where the sub path is resolved
+	for name, link := range map[string]string{"absolute": outside, "upwards": "../.."} {
 		t.Run(name, func(t *testing.T) {
 			b, v := newBox(t), volume(t)
 			n := b.namespace(attach.NewThreads(2))
@@ -70,10 +71,9 @@ func TestALinkSwappedIntoTheSubPathNeverLeadsOut(t *testing.T) {
 			b.must("mkdir", "/vol/in/a")
 			b.must("link", "/vol/in/b", link)
 			b.must("exchange", "/vol/in/a", "/vol/in/b")
-			marker := "sandgate-escape"
 			cloned := 0
 			for range rounds {
-				tree, err := attach.Clone(v, attach.CloneOptions{SubPath: "in/a/" + marker, MakeSubPath: true})
+				tree, err := attach.Clone(v, attach.CloneOptions{SubPath: "in/a/escape", MakeSubPath: true})
 				if err != nil {
 					require.True(t, anyOf(err, attach.ErrUnsafe, attach.ErrNotFound), "%v", err)
 					continue
@@ -82,12 +82,11 @@ func TestALinkSwappedIntoTheSubPathNeverLeadsOut(t *testing.T) {
 				require.NoError(t, tree.Close())
 			}
 			b.calm(t)
-			require.Positive(t, cloned)
-			for _, dir := range []string{"/etc", "/", ".."} {
-				_, err := os.Lstat(filepath.Join(dir, marker))
-				require.ErrorIs(t, err, os.ErrNotExist, dir)
-			}
-			require.NotContains(t, b.must("list", "/vol"), marker)
+			require.Positive(t, cloned, "the race was lost each time: it proves nothing")
+			left, err := os.ReadDir(outside)
+			require.NoError(t, err)
+			require.Empty(t, left)
+			require.NotContains(t, b.must("list", "/vol"), "escape")
 		})
 	}
 }
