@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // held is a namespace whose work can be held up by the test.
@@ -88,4 +89,15 @@ func TestMountinfoEscapes(t *testing.T) {
 	require.Equal(t, "mnt 2", point)
 	_, _, ok = parseLine("garbage")
 	require.False(t, ok)
+}
+
+func TestTheFirstThreadIsNeverThrownAway(t *testing.T) {
+	const times = 500
+	ids := make(chan int, times)
+	for range times {
+		throwAway(func() { ids <- unix.Gettid() })
+	}
+	for range times {
+		require.NotEqual(t, unix.Getpid(), <-ids)
+	}
 }
