@@ -357,6 +357,32 @@ func TestStreamsAreNotBuffered(t *testing.T) {
 	}
 }
 
+func TestAnAnswerOfKnownLengthIsNotBufferedEither(t *testing.T) {
+	w := newWorld(t)
+	more := make(chan struct{})
+	w.serve(t, 3000, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Length", "2")
+		_, _ = io.WriteString(rw, "a")
+		_ = http.NewResponseController(rw).Flush()
+		<-more
+		_, _ = io.WriteString(rw, "b")
+	})
+	release := sync.OnceFunc(func() { close(more) })
+	defer release()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	res, err := http.DefaultTransport.RoundTrip(w.request(t, http.MethodGet, "/", 3000, nil).WithContext(ctx))
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	one := make([]byte, 1)
+	_, err = io.ReadFull(res.Body, one)
+	require.NoError(t, err, "the first byte comes before the last is written")
+	release()
+	rest, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "ab", string(one)+string(rest))
+}
+
 func TestConnectionsUpgrade(t *testing.T) {
 	w := newWorld(t)
 	w.serve(t, 3000, func(rw http.ResponseWriter, r *http.Request) {
