@@ -31,7 +31,7 @@ var (
 
 // fault turns the kernel's answer about the path at where into one of the sentinels above.
 func fault(where string, err error) error {
-	kind := error(nil)
+	var kind error
 	switch {
 	case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EXDEV), errors.Is(err, unix.ENOTDIR):
 		kind = ErrUnsafe

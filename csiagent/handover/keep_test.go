@@ -22,9 +22,9 @@ func TestKeepWaitsLongerEachTimeButNeverTooLong(t *testing.T) {
 		handover.Keep(ctx, filepath.Join(t.TempDir(), "nobody"), clk)
 		close(done)
 	}()
-	for _, pause := range []time.Duration{50, 100, 200, 400, 800, 1600, 2000, 2000} {
+	for _, pause := range []int{50, 100, 200, 400, 800, 1600, 2000, 2000} {
 		require.Eventually(t, clk.HasWaiters, 5*time.Second, time.Millisecond)
-		clk.Step(pause*time.Millisecond - 1)
+		clk.Step(time.Duration(pause)*time.Millisecond - 1)
 		require.True(t, clk.HasWaiters(), "%d ms are not over", pause)
 		clk.Step(1)
 	}
