@@ -75,7 +75,7 @@ func (h *Handler) receiveForm(form *multipart.Reader, path string, who account.A
 	written := []entry{}
 	for {
 		part, err := form.NextRawPart()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { //nolint:errorlint // wrapped, it is a form without an end
 			return written, nil
 		}
 		if err != nil {
