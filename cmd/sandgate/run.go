@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+	"github.com/sandgate-dev/sandgate/csiagent/probe"
+	"github.com/sandgate-dev/sandgate/gateway"
+	"github.com/sandgate-dev/sandgate/gateway/e2b"
+	"github.com/sandgate-dev/sandgate/gateway/proxy"
+	"github.com/sandgate-dev/sandgate/injector/envd"
+	"github.com/sandgate-dev/sandgate/warmpool/local"
+	"github.com/sandgate-dev/sandgate/warmpool/local/manifest"
+)
+
+var (
+	_ gateway.Backend = (*local.Backend)(nil)
+	_ gateway.Meter   = (*local.Backend)(nil)
+	_ proxy.Resolver  = (*local.Backend)(nil)
+)
+
+// config is what `sandgate run` is told.
+type config struct {
+	Addr, State, Manifests, Bin, Domain string
+	AllowHostPaths                      []string
+	CreateDeadline, MaxTimeout          time.Duration
+	MaxSandboxes                        int
+}
+
+// drain is how long requests under way may take to end after a signal. Streams of sandboxes are cut then.
+const drain = 3 * time.Second
+
+// run serves until a signal. Sandboxes go on living after it.
+func run(cfg config, log *slog.Logger, out io.Writer) error {
+	var err error
+	if cfg.State, err = filepath.Abs(cfg.State); err != nil {
+		return err
+	}
+	store, err := manifest.Open(cfg.Manifests, log)
+	if err != nil {
+		return err
+	}
+	drivers, err := builtin(cfg.AllowHostPaths, log)
+	if err != nil {
+		return err
+	}
+	policy := mount.DefaultPolicy()
+	policy.Drivers = slices.Sorted(maps.Keys(drivers))
+	changed := make(chan struct{}, 1)
+	pool, err := local.New(local.Config{
+		Pool:  local.Pool{Sets: store.Sets, Changed: changed, Max: cfg.MaxSandboxes},
+		State: cfg.State, Envd: filepath.Join(cfg.Bin, "envd"), Starter: filepath.Join(cfg.Bin, "starter"), EnvdVersion: envd.Version,
+		Drivers: drivers, Policy: policy, Probe: prober(), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	limits := gateway.DefaultLimits()
+	limits.Create, limits.MaxTimeout = cfg.CreateDeadline, cfg.MaxTimeout
+	service, err := gateway.New(gateway.Config{Backend: pool, Reader: store, Policy: policy, Limits: limits, Logger: log})
+	if err != nil {
+		pool.Close()
+		return err
+	}
+	return serve(cfg, log, out, store, pool, service, changed)
+}
+
+func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, pool *local.Backend, service *gateway.Service, changed chan<- struct{}) error {
+	access, err := openAccess(cfg.State)
+	if err != nil {
+		pool.Close()
+		return err
+	}
+	api, err := e2b.New(service, access.keys, e2b.Config{Domain: cfg.Domain, Logger: log})
+	if err != nil {
+		pool.Close()
+		return err
+	}
+	data, err := proxy.New(proxy.Config{Resolver: pool, Sandboxes: pool, Domains: domains(cfg.Domain), Log: log})
+	if err != nil {
+		pool.Close()
+		return err
+	}
+	listener, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		pool.Close()
+		return fmt.Errorf("serve: %w", err)
+	}
+	server := proxy.Server(data.Or(api), log)
+
+	var group boot.Group
+	group.Add("manifests", store.Run)
+	group.Add("manifest changes", func(ctx context.Context) error { return forward(ctx, store, changed) })
+	group.Add("pool", pool.Run)
+	group.Add("server", func(ctx context.Context) error { return serveHTTP(ctx, server, listener) })
+	group.Add("announcement", func(ctx context.Context) error {
+		if _, err := pool.Templates(ctx); err != nil { // answers once the sandboxes of an earlier process were taken over
+			return err
+		}
+		if err := access.announce(out, listener.Addr().String()); err != nil {
+			return err
+		}
+		log.Info("ready", "address", listener.Addr().String(), "state", cfg.State)
+		<-ctx.Done()
+		return nil
+	})
+	err = errors.Join(group.Run(), data.Close())
+	fmt.Fprintf(out, "\nStopped. Sandboxes live on until their deadlines and are taken over by the next start.\nTo end them now: make clean STATE=%s (or: sandgate clean -state %s)\n", cfg.State, cfg.State)
+	return err
+}
+
+func serveHTTP(ctx context.Context, server *http.Server, listener net.Listener) error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.Serve(listener) }()
+	select {
+	case err := <-stopped:
+		return err
+	case <-ctx.Done():
+	}
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	err := server.Shutdown(within)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	<-stopped
+	return err
+}
+
+// forward tells the pool that the manifests have changed.
+func forward(ctx context.Context, store *manifest.Store, changed chan<- struct{}) error {
+	for {
+		next := store.Changed()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-next:
+		}
+		select {
+		case changed <- struct{}{}:
+		default: // it has not looked since the last time
+		}
+	}
+}
+
+// builtin are the drivers of one machine.
+func builtin(allowed []string, log *slog.Logger) (map[string]node.Driver, error) {
+	host, err := hostpath.New(hostpath.Config{Prefixes: allowed})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]node.Driver{
+		mount.DriverTmpfs:    &tmpfs.Driver{},
+		mount.DriverHostPath: host,
+		mount.DriverOSS:      oss.New(oss.Config{Logger: log}),
+	}, nil
+}
+
+// prober reads volumes in processes of this very program.
+func prober() *probe.Prober {
+	return &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}}
+}
+
+func domains(domain string) []string {
+	if domain == "" {
+		return []string{"localhost"}
+	}
+	host, _, err := net.SplitHostPort(domain)
+	if err != nil {
+		host = domain
+	}
+	return []string{host, "localhost"}
+}
