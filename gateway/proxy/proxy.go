@@ -311,7 +311,7 @@ func requestID(r *http.Request) string {
 // buffers are those that bodies are copied with.
 type buffers struct{ pool sync.Pool }
 
-const bufferSize = 32 << 10
+const bufferSize = 64 << 10
 
 // Get implements httputil.BufferPool.
 func (b *buffers) Get() []byte {

@@ -62,7 +62,7 @@ func (u *upstream) transport(idle time.Duration) *http.Transport {
 		MaxIdleConns:          4 * maxIdle,
 		IdleConnTimeout:       idle,
 		ExpectContinueTimeout: time.Second,
-		ReadBufferSize:        32 << 10,
+		ReadBufferSize:        64 << 10,
 		WriteBufferSize:       32 << 10,
 	}
 }
