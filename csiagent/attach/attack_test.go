@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -116,6 +117,7 @@ func TestNoOtherCodeEverRunsInTheSandbox(t *testing.T) {
 				if _, err := os.Stat("/only-in-the-sandbox"); err == nil {
 					poisoned.Add(1)
 				}
+				runtime.Gosched()
 			}
 			return nil
 		})
