@@ -25,7 +25,7 @@ var exportedKey = regexp.MustCompile(`(?m)^export E2B_API_KEY=(\S+)$`)
 
 // openAccess finds the key of an earlier start, or makes one.
 func openAccess(state string) (*access, error) {
-	file := filepath.Join(state, "keys", "api.json")
+	file := filepath.Join(state, "api-keys.json")
 	keys, err := auth.Load(file)
 	if err != nil {
 		return nil, fmt.Errorf("API keys: %w", err)
