@@ -42,6 +42,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// prober starts this test binary, without the second that the race detector sleeps at the end of a process.
+func prober() *probe.Prober {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return &probe.Prober{Command: []string{"env", "GORACE=atexit_sleep_ms=0", self, "probe"}, Timeout: 2 * time.Second}
+}
+
 // box is a process with a mount namespace and a root of its own.
 type box struct {
 	pid int
@@ -152,7 +161,7 @@ func newWorld(t testing.TB, changes ...func(*node.Config)) *world {
 		},
 		Target: func(context.Context, string) (node.Target, error) { return namespace, nil },
 		Policy: mount.DefaultPolicy(),
-		Probe:  &probe.Prober{Command: []string{"/proc/self/exe", "probe"}, Timeout: time.Second},
+		Probe:  prober(),
 		Died:   func(l node.Live) { w.died <- l },
 		Logger: logger,
 	}

@@ -66,13 +66,10 @@ const impatience = 200 * time.Millisecond
 func (n *Node) take(ctx context.Context, e *entry) error {
 	n.mu.Lock()
 	e.unwatch()
-	dead := e.dead != ""
+	dead := e.dead == clientEnded
 	n.mu.Unlock()
-	if e.Client.PID != 0 {
-		dead = dead || !alive(e.Client)
-	}
 	var lost error
-	if dead {
+	if dead = dead || n.crashed(ctx, e); dead {
 		lost = errors.New(clientEnded)
 	}
 	target, err := n.config.Target(ctx, e.Spec.Container)

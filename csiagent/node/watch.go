@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,8 +39,17 @@ func (e *entry) unwatch() {
 	}
 }
 
-// died marks e's mount as dead and tells who wants to know.
+// lookTimeout bounds the look at a container after a client has ended.
+const lookTimeout = 2 * time.Second
+
+// died marks e's mount as dead and tells who wants to know. A client that ended because nobody has its mount any more did as it
+// should.
 func (n *Node) died(e *entry) {
+	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
+	defer cancel()
+	if !n.crashed(ctx, e) {
+		return
+	}
 	n.mu.Lock()
 	known := n.live[e.place()] == e && e.dead == "" && e.process != nil
 	if known {
@@ -54,6 +64,15 @@ func (n *Node) died(e *entry) {
 	if n.config.Died != nil {
 		n.config.Died(e.view(Failed, clientEnded))
 	}
+}
+
+// crashed says whether e's client has ended while its mount is in the container.
+func (n *Node) crashed(ctx context.Context, e *entry) bool {
+	if e.Client.PID == 0 || alive(e.Client) {
+		return false
+	}
+	there, err := n.there(ctx, e)
+	return err == nil && there
 }
 
 // openProcess returns a descriptor of p that becomes readable when p ends.

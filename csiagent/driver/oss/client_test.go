@@ -29,6 +29,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// prober starts this test binary, without the second that the race detector sleeps at the end of a process.
+func prober(timeout time.Duration) *probe.Prober {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return &probe.Prober{Command: []string{"env", "GORACE=atexit_sleep_ms=0", self, "probe"}, Timeout: timeout}
+}
+
 // store is a real object store; buckets are directories of dir.
 type store struct{ dir, url string }
 
@@ -134,8 +143,7 @@ func leftovers(dir string) error {
 
 // read is what makes of a mount one that works.
 func (w world) read(t *testing.T, src mount.Source) error {
-	p := &probe.Prober{Command: []string{"/proc/self/exe", "probe"}}
-	return p.Read(t.Context(), src.Root, src.FSType)
+	return prober(0).Read(t.Context(), src.Root, src.FSType)
 }
 
 func (w world) up(t *testing.T, m mount.Mount) mount.Source {
@@ -255,8 +263,7 @@ func TestAStoppedClientHangsTheProbeAndIsKilledInTheEnd(t *testing.T) {
 	s, w := startStore(t), newWorld(t)
 	src := w.up(t, s.mount())
 	require.NoError(t, unix.Kill(src.Client.PID, unix.SIGSTOP))
-	p := &probe.Prober{Command: []string{"/proc/self/exe", "probe"}, Timeout: 200 * time.Millisecond}
-	require.ErrorIs(t, p.Read(t.Context(), src.Root, src.FSType), probe.ErrHung)
+	require.ErrorIs(t, prober(200*time.Millisecond).Read(t.Context(), src.Root, src.FSType), probe.ErrHung)
 	require.NoError(t, src.Root.Close())
 	begin := time.Now()
 	require.ErrorIs(t, w.Unmount(soon(t, 200*time.Millisecond), w.dir, src.Client), errKilled)
@@ -273,8 +280,7 @@ func TestAnEndedRequestLeavesNothing(t *testing.T) {
 	m.Attributes["url"] = "http://" + hole.Addr().String()
 	src, err := w.Mount(soon(t, time.Second), m, w.dir)
 	if err == nil {
-		p := &probe.Prober{Command: []string{"/proc/self/exe", "probe"}, Timeout: 200 * time.Millisecond}
-		require.ErrorIs(t, p.Read(t.Context(), src.Root, src.FSType), probe.ErrHung)
+		require.ErrorIs(t, prober(200*time.Millisecond).Read(t.Context(), src.Root, src.FSType), probe.ErrHung)
 		require.NoError(t, src.Root.Close())
 		require.ErrorIs(t, w.Unmount(soon(t, 0), w.dir, src.Client), errKilled)
 	}
