@@ -6,6 +6,7 @@ package account
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/user"
 	"slices"
 	"strconv"
@@ -65,15 +66,16 @@ func (d *Directory) self(name string) (Account, error) {
 }
 
 // Current is the account of this very process, for single-user mode. An uid without a passwd line gets its number
-// as name and "/" as home.
+// as name; a home that is not there is "/", since no other user could be asked for instead.
 func Current(uid, gid int) Account {
-	u, err := user.LookupId(strconv.Itoa(uid))
-	if err != nil {
-		return Account{Name: strconv.Itoa(uid), UID: uid, GID: gid, Groups: []int{gid}, Home: "/"}
+	a := Account{Name: strconv.Itoa(uid), UID: uid, GID: gid, Groups: []int{gid}, Home: "/"}
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		if known, err := resolve(u); err == nil {
+			a = known
+		}
 	}
-	a, err := resolve(u)
-	if err != nil {
-		return Account{Name: u.Username, UID: uid, GID: gid, Groups: []int{gid}, Home: u.HomeDir}
+	if info, err := os.Stat(a.Home); err != nil || !info.IsDir() {
+		a.Home = "/"
 	}
 	return a
 }

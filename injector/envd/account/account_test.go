@@ -83,6 +83,17 @@ func TestAnUidWithoutAPasswdLineStillIsSomebody(t *testing.T) {
 	require.Equal(t, Account{Name: "54321", UID: 54321, GID: 54322, Groups: []int{54322}, Home: "/"}, a)
 }
 
+func TestAHomeThatIsNotThereIsTheRoot(t *testing.T) {
+	nobody, err := (&Directory{}).Lookup("nobody")
+	require.NoError(t, err)
+	if _, err := os.Stat(nobody.Home); err == nil {
+		t.Skip("needs a machine on which nobody has no home")
+	}
+	a := Current(nobody.UID, nobody.GID)
+	require.Equal(t, "nobody", a.Name)
+	require.Equal(t, "/", a.Home)
+}
+
 func TestMadeDirectoriesBelongToTheAccount(t *testing.T) {
 	a := Current(os.Getuid(), os.Getgid())
 	if os.Getuid() == 0 {
