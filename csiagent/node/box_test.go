@@ -108,18 +108,30 @@ func (b *box) unmount(t testing.TB, target string) {
 	require.NoError(t, err)
 	defer func() { _ = f.Close() }()
 	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_FS)
-		if err == nil {
-			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNS)
+	work := func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
 		}
-		if err == nil {
-			err = unix.Unmount(target, unix.MNT_DETACH)
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNS); err != nil {
+			return err
 		}
-		done <- err
-	}()
+		return unix.Unmount(target, unix.MNT_DETACH)
+	}
+	elsewhere(func() { done <- work() })
 	require.NoError(t, <-done)
+}
+
+// elsewhere runs f on a thread that ends with it, which the first thread of a process cannot.
+func elsewhere(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			elsewhere(f)
+			return
+		}
+		f()
+	}()
 }
 
 // mounts are the box's mounts at and below a target.

@@ -21,7 +21,7 @@ var errEnded = errors.New("the FUSE client ended")
 // mounted waits until the client has mounted on dir and returns the type of its file system. It wakes up when the mount table
 // changes or the client ends, and asks nothing of the client, which may not answer yet.
 func mounted(ctx context.Context, p mount.Process, dir string) (string, error) {
-	table, err := os.Open("/proc/self/mountinfo")
+	table, err := os.Open("/proc/thread-self/mountinfo") // not self: that is the first thread, which may be in another namespace
 	if err != nil {
 		return "", err
 	}
