@@ -8,7 +8,7 @@ import (
 
 // manifests copies the YAML of the configured directories, with placeholders filled in. The files hold keys: 0600.
 func (w *World) manifests() error {
-	into := filepath.Join(w.Dir, "manifests")
+	into := w.Manifests()
 	if err := os.Mkdir(into, 0o700); err != nil {
 		return err
 	}

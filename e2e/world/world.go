@@ -22,6 +22,8 @@ type Config struct {
 	Bin string
 	// Manifests are YAML files, or directories of them, that are copied with their placeholders filled in.
 	Manifests []string
+	// Args are further arguments of the gateway, such as other limits.
+	Args []string
 }
 
 // World is a running gateway and its object store.
@@ -77,6 +79,9 @@ func (w *World) start(ctx context.Context) error {
 // State is the gateway's state directory.
 func (w *World) State() string { return filepath.Join(w.Dir, "state") }
 
+// Manifests is the directory that the gateway reads, and reads again when it changes.
+func (w *World) Manifests() string { return filepath.Join(w.Dir, "manifests") }
+
 // Log is the file that holds what the gateway printed.
 func (w *World) Log() string { return filepath.Join(w.Dir, "gateway.log") }
 
@@ -86,18 +91,18 @@ func (w *World) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The file of an earlier start stays: the key in it is the one that users have. A new start tells by its address.
 	envFile := filepath.Join(w.State(), "env")
-	if err := os.Remove(envFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	w.gateway, err = launch(w.Log(), nil, filepath.Join(w.cfg.Bin, "sandgate"), "run", "-addr", addr, "-state", w.State(),
-		"-manifests", filepath.Join(w.Dir, "manifests"), "-allow-host-paths", w.Shared, "-bin", w.cfg.Bin)
+	args := append([]string{"run", "-addr", addr, "-state", w.State(), "-manifests", w.Manifests(),
+		"-allow-host-paths", w.Shared, "-bin", w.cfg.Bin}, w.cfg.Args...)
+	w.gateway, err = launch(w.Log(), nil, filepath.Join(w.cfg.Bin, "sandgate"), args...)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := poll(ctx, w.gateway, func() bool { return w.readEnv(envFile) && w.healthy(ctx) }); err != nil {
+	ready := func() bool { return w.readEnv(envFile) && w.URL == "http://"+addr && w.healthy(ctx) }
+	if err := poll(ctx, w.gateway, ready); err != nil {
 		return fmt.Errorf("the gateway does not get ready: %w\n%s", err, tail(w.Log()))
 	}
 	return nil
