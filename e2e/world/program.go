@@ -7,11 +7,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// program is a child process whose output goes to a file. It has its own process group, so that a Ctrl-C at the terminal reaches
+// program is a child process whose output goes to files. It has its own process group, so that a Ctrl-C at the terminal reaches
 // us alone and we end our children in order.
 type program struct {
 	cmd  *exec.Cmd
@@ -20,14 +21,20 @@ type program struct {
 }
 
 func launch(log string, env []string, path string, args ...string) (*program, error) {
-	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	// What the gateway says on stdout is for its user's eyes and holds the key; what it logs may be read by others.
+	out, err := os.OpenFile(strings.TrimSuffix(log, ".log")+".out", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
+	errs, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer errs.Close()
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Stdout, cmd.Stderr = out, errs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w (make build first)", path, err)

@@ -3,7 +3,7 @@ import io
 import os
 
 import pytest
-from e2b import FileType, NotFoundException, SandboxException
+from e2b import FileType, NotFoundException
 
 
 def test_text_and_bytes_come_back_as_written(box, tag):
@@ -98,10 +98,3 @@ def test_missing_files_are_not_found(box, tag):
         box.files.list(tag)
     with pytest.raises(NotFoundException):
         box.files.get_info(tag)
-
-
-def test_another_users_file_is_refused(box, tag):
-    box.files.write(f"/root/{tag}", "secret", user="root")
-    with pytest.raises(SandboxException):
-        box.files.write(f"/root/{tag}", "mine now")
-    assert box.files.read(f"/root/{tag}", user="root") == "secret"
