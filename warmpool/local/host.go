@@ -89,6 +89,9 @@ func (h *host) Make(ctx context.Context, id warmpool.ID, p plan) (_ box, err err
 	if err := c.await(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, h.lastWords(id))
 	}
+	if p.patient {
+		h.containers.Hurry(string(id))
+	}
 	return c, nil
 }
 
@@ -127,7 +130,7 @@ func (h *host) spec(id warmpool.ID, p plan) container.Spec {
 		Binds: []container.Bind{
 			{Source: h.programs, Target: insidePrograms}, {Source: h.layout.part(id, "run"), Target: insideHandover},
 		},
-		Limits: p.limits,
+		Limits: p.limits, Patient: p.patient,
 	}
 }
 

@@ -72,7 +72,7 @@ var (
 )
 
 // programs are envd and starter, built once.
-func programs(t *testing.T) string {
+func programs(t testing.TB) string {
 	t.Helper()
 	buildOnce.Do(func() {
 		if built, errBuild = os.MkdirTemp("", "sandgate-local-bin-"); errBuild != nil {
@@ -112,13 +112,13 @@ func realConfig(state, bin string, sets ...v1alpha1.SandboxSet) Config {
 // machine of the test: real containers in a state directory of their own.
 type real struct {
 	*Backend
-	t     *testing.T
+	t     testing.TB
 	state string
 	cfg   Config
 	stop  func()
 }
 
-func onThisMachine(t *testing.T, sets ...v1alpha1.SandboxSet) *real {
+func onThisMachine(t testing.TB, sets ...v1alpha1.SandboxSet) *real {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it runs containers")
@@ -164,7 +164,7 @@ func (r *real) clean() {
 }
 
 // leftOf finds whatever names a state directory: processes, mounts, cgroups, files.
-func leftOf(t *testing.T, state string) (out []string) {
+func leftOf(t testing.TB, state string) (out []string) {
 	t.Helper()
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)

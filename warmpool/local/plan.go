@@ -47,6 +47,7 @@ type plan struct {
 	image     string
 	revision  string // changes when sandboxes made before are not what the set asks for now
 	created   time.Time
+	patient   bool // nobody waits for it
 }
 
 // machineSize is what a template without limits has.

@@ -200,6 +200,7 @@ func (b *Backend) make(ctx context.Context, p *pool, urgent bool) {
 	}
 	b.mu.Lock()
 	plan := p.plan
+	plan.patient = !urgent
 	b.mu.Unlock()
 	id := warmpool.NewID()
 	within, cancel := context.WithTimeout(ctx, b.cfg.MakeTimeout)

@@ -79,41 +79,49 @@ func (g groups) kill(ctx context.Context, id string) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left := 0
-		for _, parent := range g.parents {
-			for _, pid := range processes(filepath.Join(parent, id)) {
-				left++
-				_ = unix.Kill(pid, unix.SIGKILL) // one that has just ended is what we want
-			}
-		}
-		if left == 0 {
+		left := g.processes(id)
+		if len(left) == 0 {
 			return nil
+		}
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL) // one that has just ended is what we want
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("container %s: %d of its processes do not end: %w", id, left, ctx.Err())
+			return fmt.Errorf("container %s: %d of its processes do not end: %w", id, len(left), ctx.Err())
 		case <-tick.C:
 		}
 	}
 }
 
-// processes are the PIDs in a cgroup and those below it.
-func processes(dir string) (out []int) {
-	_ = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.Name() != "cgroup.procs" {
-			return nil //nolint:nilerr // a cgroup that goes away while we look has no processes
+// processes are those of id in the first hierarchy that has any. Normally all have the same; while one is being made, or
+// removed, they may not.
+func (g groups) processes(id string) []int {
+	for _, parent := range g.parents {
+		if pids := listed(filepath.Join(parent, id), "cgroup.procs"); len(pids) > 0 {
+			return pids
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil //nolint:nilerr // as above
-		}
-		for _, line := range strings.Fields(string(text)) {
-			if pid := int(parseInt(line)); pid > 1 {
-				out = append(out, pid)
-			}
-		}
+	}
+	return nil
+}
+
+// listed reads the numbers in a file of a cgroup and of those below it. One that goes away meanwhile has none.
+func listed(dir, file string) (out []int) {
+	text, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
 		return nil
-	})
+	}
+	for _, line := range strings.Fields(string(text)) {
+		if pid := int(parseInt(line)); pid > 1 {
+			out = append(out, pid)
+		}
+	}
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			out = append(out, listed(filepath.Join(dir, e.Name()), file)...)
+		}
+	}
 	return out
 }
 

@@ -88,7 +88,14 @@ func (r *Runtime) Run(ctx context.Context, bundle string, s Spec) (int, error) {
 	}
 	defer func() { _ = out.Close() }()
 	pidFile := filepath.Join(bundle, "pid")
-	if _, err := r.runc.Run(ctx, s.ID, bundle, &runc.CreateOpts{IO: ioOf{out}, PidFile: pidFile, Detach: true}); err != nil {
+	run := func() error {
+		_, err := r.runc.Run(ctx, s.ID, bundle, &runc.CreateOpts{IO: ioOf{out}, PidFile: pidFile, Detach: true})
+		return err
+	}
+	if s.Patient {
+		run = patiently(run)
+	}
+	if err := run(); err != nil {
 		return 0, fmt.Errorf("container %s: %w: %s", s.ID, err, out.tail())
 	}
 	pid, err := runc.ReadPidFile(pidFile)
@@ -98,22 +105,20 @@ func (r *Runtime) Run(ctx context.Context, bundle string, s Spec) (int, error) {
 	return pid, nil
 }
 
-// Delete kills everything in the container and removes what runc and the kernel keep of it; none is fine.
+// Delete kills everything in the container and removes what runc and the kernel keep of it; none is fine. It needs no runc: with
+// its processes a container's namespaces and mounts are gone, and its cgroups and runc's note of it are directories. That makes
+// it cheap, and works for a container whose making was cut short, which runc does not know.
 func (r *Runtime) Delete(ctx context.Context, id string) error {
-	killed := r.groups.kill(ctx, id)
-	if _, err := os.Stat(filepath.Join(r.cfg.Dir, id)); err == nil {
-		if err := r.runc.Delete(ctx, id, &runc.DeleteOpts{Force: true}); err != nil && killed == nil {
-			killed = fmt.Errorf("container %s: %w", id, err)
-		}
+	if err := r.groups.kill(ctx, id); err != nil {
+		return err
 	}
-	// runc leaves the directory of a container whose making was interrupted.
+	if err := r.groups.remove(id); err != nil {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
 	if err := os.RemoveAll(filepath.Join(r.cfg.Dir, id)); err != nil {
 		return fmt.Errorf("container %s: %w", id, err)
 	}
-	if err := r.groups.remove(id); err != nil {
-		return err
-	}
-	return killed
+	return nil
 }
 
 // IDs lists the containers that runc or a cgroup still knows, living or not.

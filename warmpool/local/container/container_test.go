@@ -54,7 +54,7 @@ func start(t *testing.T, l Limits) *world {
 	})
 	w.pid, err = r.Run(t.Context(), dir, Spec{
 		ID: w.id, Hostname: "box", Root: filepath.Join(dir, "root"), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
-		Args: []string{"/bin/sleep", "600"}, Env: []string{"PATH=/usr/sbin:/usr/bin"}, Limits: l,
+		Args: []string{"/bin/sleep", "600"}, Env: []string{"PATH=/usr/sbin:/usr/bin"}, Limits: l, Patient: true,
 	})
 	require.NoError(t, err)
 	return w
@@ -149,4 +149,16 @@ func TestAFailedStartSaysWhatRuncSaid(t *testing.T) {
 	require.ErrorContains(t, err, "missing")
 	require.NoError(t, r.Delete(t.Context(), "x1"))
 	require.NoError(t, r.Close())
+}
+
+func TestAContainerMadePatientlyIsHurriedInTheEnd(t *testing.T) {
+	w := start(t, Limits{})
+	nice := func() string {
+		text, err := os.ReadFile("/proc/" + strconv.Itoa(w.pid) + "/stat")
+		require.NoError(t, err)
+		return strings.Fields(string(text[strings.LastIndex(string(text), ") ")+2:]))[16]
+	}
+	require.Equal(t, "10", nice())
+	w.Hurry(w.id)
+	require.Equal(t, "0", nice())
 }

@@ -18,6 +18,8 @@ type Spec struct {
 	Args, Env   []string
 	Binds       []Bind
 	Limits      Limits
+	// Patient makes the container at a low priority, which Hurry lifts.
+	Patient bool
 }
 
 // Bind shows a host directory inside, read-only.
