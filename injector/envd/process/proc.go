@@ -50,8 +50,9 @@ func (s *Service) run(p *proc) {
 			defer s.work.Done()
 			open := out.pump(&p.fanout)
 			pumps.Done()
-			if open && !out.terminal {
+			if open && !out.terminal && s.linger(p, out) {
 				out.discard()
+				s.leave(out)
 			}
 			_ = out.file.Close()
 		}()

@@ -599,12 +599,17 @@ func TestCloseEndsEveryProcess(t *testing.T) {
 	w := newWorld(t)
 	obedient, _ := w.begin(t, sh("sleep 1000"))
 	stubborn, _ := w.begin(t, sh("trap '' TERM; while :; do sleep 1; done"))
+	left := w.run(t, sh("sleep 1000 & echo $!"))
+	background, err := strconv.Atoi(strings.TrimSpace(left.stdout))
+	require.NoError(t, err)
+	require.True(t, aliveIn(background, int(left.pid)))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	w.service.Close(ctx)
 	for _, pid := range []uint32{obedient, stubborn} {
 		require.False(t, aliveIn(int(pid), int(pid)))
 	}
+	require.Eventually(t, func() bool { return !aliveIn(background, int(left.pid)) }, 5*time.Second, 10*time.Millisecond)
 	s, err := w.Start(t.Context(), connect.NewRequest(sh("true")))
 	require.NoError(t, err)
 	require.False(t, s.Receive())

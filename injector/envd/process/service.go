@@ -45,6 +45,7 @@ type Service struct {
 	mu      sync.Mutex
 	running map[uint32]*proc
 	ended   map[uint32]ending
+	lingers map[*source]*proc // pipes that background children hold after their process ended
 	closed  bool
 
 	work sync.WaitGroup // one per process, and one per pipe that outlives its process
@@ -57,7 +58,7 @@ func New(cfg Config) *Service {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
-	return &Service{cfg: cfg, running: map[uint32]*proc{}, ended: map[uint32]ending{}}
+	return &Service{cfg: cfg, running: map[uint32]*proc{}, ended: map[uint32]ending{}, lingers: map[*source]*proc{}}
 }
 
 // Handler is the service's path and its HTTP handler. Compressed requests are read, but answers are never compressed:
@@ -171,12 +172,30 @@ func (s *Service) caller(h http.Header) (account.Account, error) {
 	return a, nil
 }
 
-// Close asks every process to end, kills what has not ended when ctx does, and waits until all is reaped. No process
-// starts after it.
+// linger notes that a pipe outlives its process, unless the service has been closed.
+func (s *Service) linger(p *proc, out *source) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.lingers[out] = p
+	return true
+}
+
+func (s *Service) leave(out *source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.lingers, out)
+}
+
+// Close asks every process to end, kills what has not ended when ctx does, and what ended processes left in the
+// background, and waits until all is reaped. No process starts after it.
 func (s *Service) Close(ctx context.Context) {
 	s.mu.Lock()
 	s.closed = true
 	all := slices.Collect(maps.Values(s.running))
+	left := maps.Clone(s.lingers)
 	s.mu.Unlock()
 	for _, p := range all {
 		_ = p.signal(syscall.SIGTERM) // it may have ended by itself
@@ -188,7 +207,12 @@ func (s *Service) Close(ctx context.Context) {
 			_ = p.signal(syscall.SIGKILL)
 			<-p.exited
 		}
+		killSession(int(p.pid))
 		p.release()
+	}
+	for out, p := range left {
+		killSession(int(p.pid))
+		_ = out.file.Close()
 	}
 	s.work.Wait()
 }
