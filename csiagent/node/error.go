@@ -32,3 +32,11 @@ func translate(err error) error {
 	}
 	return err
 }
+
+// unreachable is a container that cannot be reached: the cause is for errors.Is, its text is not for callers.
+type unreachable struct{ cause error }
+
+func (u unreachable) Error() string {
+	return mount.ErrUnavailable.Error() + ": the container cannot be reached"
+}
+func (u unreachable) Unwrap() []error { return []error{mount.ErrUnavailable, u.cause} }

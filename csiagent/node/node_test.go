@@ -3,7 +3,10 @@ package node_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -239,18 +242,54 @@ func TestAnIncompleteConfigIsRefusedInASentence(t *testing.T) {
 	require.ErrorContains(t, err, "driver")
 }
 
+func TestAContainerThatCannotBeReachedIsSaidWithoutInternals(t *testing.T) {
+	w := newWorld(t, func(c *node.Config) {
+		c.Target = func(context.Context, string) (node.Target, error) {
+			return nil, fmt.Errorf("dial /run/secret.sock: %w", attach.ErrGone)
+		}
+	})
+	err := w.Publish(t.Context(), memory("/data"))
+	require.ErrorIs(t, err, mount.ErrUnavailable)
+	require.ErrorIs(t, err, attach.ErrGone)
+	require.NotContains(t, err.Error(), "/run")
+}
+
+func TestNoDescriptorIsKeptForAMount(t *testing.T) {
+	w := newWorld(t)
+	count := func() int {
+		fds, err := os.ReadDir("/proc/self/fd")
+		require.NoError(t, err)
+		return len(fds)
+	}
+	before := count()
+	for range 20 {
+		require.NoError(t, w.Publish(t.Context(), w.hostPath("/a")))
+		require.NoError(t, w.Publish(t.Context(), memory("/b")))
+		require.ErrorIs(t, w.Publish(t.Context(), memory2("/b")), node.ErrConflict)
+		require.ErrorIs(t, w.Publish(t.Context(), memory2("/old")), node.ErrConflict)
+		w.Mounts(t.Context())
+	}
+	require.LessOrEqual(t, count(), before, "with two mounts published")
+}
+
 func BenchmarkPublish(b *testing.B) {
 	w := newWorld(b)
-	for name, m := range map[string]mount.Mount{"tmpfs": memory("/data"), "hostpath": w.hostPath("/data")} {
+	volumes := map[string]mount.Mount{"tmpfs": memory("/data"), "hostpath": w.hostPath("/data")}
+	if _, err := exec.LookPath("s3fs"); err == nil && os.Getenv("VERSITYGW") != "" {
+		volumes["oss"] = newStore(b).volume("/data")
+	}
+	for name, m := range volumes {
 		b.Run(name, func(b *testing.B) {
-			var spent time.Duration
+			var spent []time.Duration
 			for b.Loop() {
 				begin := time.Now()
 				require.NoError(b, w.Publish(b.Context(), m))
-				spent += time.Since(begin)
+				spent = append(spent, time.Since(begin))
 				require.NoError(b, w.Unpublish(b.Context(), node.Identity{Target: "/data"}))
 			}
-			b.ReportMetric(float64(spent.Microseconds())/float64(b.N), "us/publish")
+			slices.Sort(spent)
+			b.ReportMetric(float64(spent[len(spent)/2].Microseconds()), "us/p50")
+			b.ReportMetric(float64(spent[len(spent)*99/100].Microseconds()), "us/p99")
 		})
 	}
 }

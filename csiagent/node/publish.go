@@ -112,7 +112,8 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount) (e
 	}
 	target, err := n.config.Target(ctx, m.Container)
 	if err != nil {
-		return fmt.Errorf("%w: the container cannot be reached: %w", mount.ErrUnavailable, err)
+		n.config.Logger.WarnContext(ctx, "container cannot be reached", "mount", m.ID, "container", m.Container, "error", err)
+		return unreachable{err}
 	}
 	var done steps
 	defer func() {
