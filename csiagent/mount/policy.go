@@ -79,9 +79,9 @@ func (p Policy) mountFaults(m Mount) (out Faults) {
 
 // clashes are the reasons why m cannot be mounted beside before, with index 0.
 func clashes(before []Mount, m Mount) (out Faults) {
-	for k, b := range before {
+	for _, b := range before {
 		if b.ID == m.ID {
-			reason := fmt.Sprintf("%q is the ID of mount %d too; IDs must differ", m.ID, k)
+			reason := fmt.Sprintf("%q is the ID of the mount at %s too; IDs must differ", m.ID, b.Target)
 			out = append(out, Fault{Field: FieldID, Reason: reason})
 		}
 		if b.Container != m.Container {
@@ -90,11 +90,11 @@ func clashes(before []Mount, m Mount) (out Faults) {
 		reason := ""
 		switch {
 		case b.Target == m.Target:
-			reason = fmt.Sprintf("is the target of mount %d too; targets must differ", k)
+			reason = "is the target of another mount too; targets must differ"
 		case inside(m.Target, b.Target):
-			reason = fmt.Sprintf("lies inside the target of mount %d; targets must not be nested", k)
+			reason = fmt.Sprintf("lies inside %s, the target of another mount; targets must not be nested", b.Target)
 		case inside(b.Target, m.Target):
-			reason = fmt.Sprintf("contains the target of mount %d; targets must not be nested", k)
+			reason = fmt.Sprintf("contains %s, the target of another mount; targets must not be nested", b.Target)
 		}
 		if reason != "" {
 			out = append(out, Fault{Field: FieldTarget, Reason: reason})
@@ -106,16 +106,18 @@ func clashes(before []Mount, m Mount) (out Faults) {
 // option is the grammar of one mount option: nothing in it can end the option or start another one.
 var option = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,63}(=[A-Za-z0-9._:/@%+-]{1,255})?$`)
 
+// optionReason never quotes an option's value: that is between the operator and the storage, and may be a password.
 func (p Policy) optionReason(driver, o string) string {
-	if !option.MatchString(o) {
-		return fmt.Sprintf("its mount option %q is not of the form name or name=value", o)
-	}
 	name, _, valued := strings.Cut(o, "=")
-	if valued {
-		name += "="
+	if !option.MatchString(o) {
+		return fmt.Sprintf("its mount option %q is not of the form name or name=value", name)
 	}
-	if !slices.Contains(flags, name) && !slices.Contains(p.Options[driver], name) {
-		return fmt.Sprintf("its mount option %q is not allowed with driver %s", o, driver)
+	allowed := name
+	if valued {
+		allowed += "="
+	}
+	if !slices.Contains(flags, allowed) && !slices.Contains(p.Options[driver], allowed) {
+		return fmt.Sprintf("its mount option %q is not allowed with driver %s", allowed, driver)
 	}
 	return ""
 }

@@ -104,3 +104,22 @@ func TestThereIsALimitToTheNumberOfMounts(t *testing.T) {
 	require.NoError(t, mount.DefaultPolicy().Admit(ms[:16]))
 	require.ErrorContains(t, mount.DefaultPolicy().Admit(ms), "at most 16 mounts; 100 are asked for")
 }
+
+func TestAClashNamesTheOtherMountByWhatTheCallerWrote(t *testing.T) {
+	for _, c := range []struct{ first, last, want string }{
+		{"/data", "/data", "is the target of another mount too"},
+		{"/data", "/data/below", "lies inside /data,"},
+		{"/data/below", "/data", "contains /data/below,"},
+	} {
+		require.ErrorContains(t, mount.DefaultPolicy().Admit([]mount.Mount{asked(c.first), asked(c.last, func(m *mount.Mount) { m.ID = "other" })}), c.want)
+	}
+}
+
+func TestTheValueOfARefusedOptionIsNotTold(t *testing.T) {
+	for _, o := range []string{"password=canary", "password=can ary", "pass word=canary"} {
+		err := mount.DefaultPolicy().Admit([]mount.Mount{asked("/data", options(mount.DriverNAS, o))})
+		require.ErrorContains(t, err, "mount option")
+		require.NotContains(t, err.Error(), "canary")
+		require.NotContains(t, err.Error(), "can ary")
+	}
+}
