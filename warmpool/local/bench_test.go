@@ -3,6 +3,8 @@ package local
 import (
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,4 +60,40 @@ func BenchmarkMake(b *testing.B) {
 		ends += time.Since(begun)
 	}
 	b.ReportMetric(float64(ends.Microseconds())/float64(b.N), "us/end")
+}
+
+// BenchmarkIdleMemory says what an idle sandbox costs: its cgroup, and its share of this process.
+func BenchmarkIdleMemory(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("needs root: it runs containers")
+	}
+	const n = 10
+	before := resident(b)
+	r := onThisMachine(b, aReal("base", n))
+	require.Eventually(b, func() bool {
+		got, err := r.Template(b.Context(), "base")
+		return err == nil && got.Ready == n
+	}, time.Minute, 10*time.Millisecond)
+	for b.Loop() {
+		var memory, cache int64
+		r.Backend.mu.Lock()
+		for _, s := range r.sandboxes {
+			u, err := s.box.Usage()
+			require.NoError(b, err)
+			memory, cache = memory+u.memory, cache+u.cache
+		}
+		r.Backend.mu.Unlock()
+		b.ReportMetric(float64(memory)/n/1e6, "MB-memory")
+		b.ReportMetric(float64(cache)/n/1e6, "MB-cache")
+		b.ReportMetric(float64(resident(b)-before)/n/1e6, "MB-ours")
+	}
+}
+
+func resident(b *testing.B) int64 {
+	b.Helper()
+	text, err := os.ReadFile("/proc/self/statm")
+	require.NoError(b, err)
+	pages, err := strconv.ParseInt(strings.Fields(string(text))[1], 10, 64)
+	require.NoError(b, err)
+	return pages * int64(os.Getpagesize())
 }

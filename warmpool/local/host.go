@@ -167,6 +167,9 @@ func (h *host) Adopt(ctx context.Context, r record) (_ box, err error) {
 			return nil, fmt.Errorf("adopt %s: its network's process has ended: %w", r.ID, err)
 		}
 	}
+	if r.State == warmpool.Running && len(r.Mounts) == 0 {
+		return c, nil // nothing to be taken over that the hand-over is needed for
+	}
 	if err := c.await(ctx); err != nil {
 		return nil, err
 	}

@@ -88,7 +88,8 @@ func (b *Backend) reconcile() {
 	for _, set := range b.cfg.Sets() {
 		next, err := planOf(set, b.size, b.made)
 		if err != nil {
-			b.log.Error("pool cannot be kept", "template", set.Name, "error", err)
+			b.log.Error("pool stays as it is", "template", set.Name, "error", err)
+			wanted[set.Name] = true
 			continue
 		}
 		wanted[next.name] = true
@@ -307,50 +308,77 @@ func (b *Backend) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	revisions := map[string]string{}
-	b.mu.Lock()
-	for name, p := range b.pools {
-		revisions[name] = p.revision
-	}
-	b.mu.Unlock()
+	// They mostly wait for their starters, which try again every other second when nobody has listened for long.
 	var group errgroup.Group
-	group.SetLimit(4)
+	group.SetLimit(64)
 	for _, id := range known {
-		group.Go(func() error {
-			b.adoptOne(ctx, id, revisions)
-			return nil
-		})
+		r, decided, why := b.judge(id)
+		switch decided {
+		case adoptClaimed:
+			group.Go(func() error {
+				b.adoptOne(ctx, r)
+				return nil
+			})
+		case adoptStock:
+			b.adoptLater(ctx, r)
+		default:
+			b.discard(ctx, r, why)
+		}
 	}
 	_ = group.Wait() // none returns an error: one that cannot be adopted is removed
 	return nil
 }
 
-func (b *Backend) adoptOne(ctx context.Context, id warmpool.ID, revisions map[string]string) {
+func (b *Backend) judge(id warmpool.ID) (record, verdict, string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	r, err := b.machine.Load(id)
-	decided, why := discard, "no readable state"
-	if err == nil {
-		decided, why = judge(r, revisions, b.cfg.Clock.Now())
+	if err != nil {
+		return record{ID: id}, discard, "no readable state"
 	}
-	if decided != discard {
-		within, cancel := context.WithTimeout(ctx, b.cfg.MakeTimeout)
-		found, err := b.machine.Adopt(within, r)
-		cancel()
-		if err == nil {
-			b.takeOver(ctx, r, found)
-			return
-		}
-		if ctx.Err() != nil {
-			return // not its fault; the next start looks again
-		}
-		why = err.Error()
+	revisions := map[string]string{}
+	for name, p := range b.pools {
+		revisions[name] = p.revision
 	}
-	b.log.Info("removing what is left of a sandbox", "sandbox", id, "template", r.Template, "reason", why)
-	// Claims need not wait for volumes that take their time to be unmounted.
+	decided, why := judge(r, revisions, b.cfg.Clock.Now())
+	return r, decided, why
+}
+
+// adoptLater adopts stock while claims are served already. Until then it counts as being made, so that it is not made twice.
+func (b *Backend) adoptLater(ctx context.Context, r record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.pools[r.Template]
+	p.making++
+	b.work.Go(func() {
+		b.adoptOne(ctx, r)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		p.making--
+		b.poke()
+	})
+}
+
+func (b *Backend) adoptOne(ctx context.Context, r record) {
+	within, cancel := context.WithTimeout(ctx, b.cfg.MakeTimeout)
+	defer cancel()
+	found, err := b.machine.Adopt(within, r)
+	switch {
+	case err == nil:
+		b.takeOver(ctx, r, found)
+	case ctx.Err() == nil: // else it is not its fault, and the next start looks again
+		b.discard(ctx, r, err.Error())
+	}
+}
+
+// discard removes what is left of a sandbox. Claims need not wait for volumes that take their time to be unmounted.
+func (b *Backend) discard(ctx context.Context, r record, why string) {
+	b.log.Info("removing what is left of a sandbox", "sandbox", r.ID, "template", r.Template, "reason", why)
 	b.work.Go(func() {
 		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.EndTimeout)
 		defer cancel()
-		if err := b.machine.Discard(within, id); err != nil {
-			b.log.Error("what is left of a sandbox could not be removed", "sandbox", id, "error", err)
+		if err := b.machine.Discard(within, r.ID); err != nil {
+			b.log.Error("what is left of a sandbox could not be removed", "sandbox", r.ID, "error", err)
 		}
 	})
 }
@@ -363,8 +391,9 @@ func (b *Backend) takeOver(ctx context.Context, r record, found box) {
 	b.sandboxes[r.ID] = s
 	b.work.Go(func() { b.guard(ctx, s) })
 	if r.State == warmpool.Available {
-		if p := b.pools[r.Template]; p != nil && len(p.stock) < p.replicas {
-			p.stock = append(p.stock, s)
+		p := b.pools[r.Template]
+		if p != nil && !p.removed && p.revision == r.Revision && (len(p.waiters) > 0 || len(p.stock) < p.replicas) {
+			b.offer(p, s)
 			return
 		}
 		b.end(s)
