@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -196,11 +197,18 @@ func TestAWatchOnTheWire(t *testing.T) {
 		body := make([]byte, binary.BigEndian.Uint32(head[1:]))
 		_, err = io.ReadFull(res.Body, body)
 		require.NoError(t, err)
-		return frames(t, append(head, body...))[0]
+		return frames(t, slices.Concat(head, body))[0]
 	}
 	require.Equal(t, `0 {"start":{}}`, next())
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "d"), 0o755))
 	require.Equal(t, `0 {"filesystem":{"name":"d","type":"EVENT_TYPE_CREATE"}}`, next())
+}
+
+func TestAWatchsTimeoutOnTheWire(t *testing.T) {
+	url := start(t, Config{})
+	_, body := raw(t, url, post("/filesystem.Filesystem/WatchDir", stream, frame(0, `{"path":"/tmp"}`), "Connect-Timeout-Ms: 200"))
+	got := frames(t, body)
+	require.Contains(t, got[len(got)-1], `2 {"error":{"code":"deadline_exceeded"`)
 }
 
 func TestBeforeASignedInitNothingIsServedButHealth(t *testing.T) {

@@ -295,17 +295,29 @@ func TestAStreamTellsOfChanges(t *testing.T) {
 	require.NotNil(t, next(func(m *pb.WatchDirResponse) bool { return m.GetKeepalive() != nil }))
 }
 
+func TestAWatchEndsAtItsTimeout(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	s, err := w.WatchDir(ctx, connect.NewRequest(&pb.WatchDirRequest{Path: w.home}))
+	require.NoError(t, err)
+	for s.Receive() {
+		require.NotNil(t, s.Msg().GetStart())
+	}
+	require.Equal(t, connect.CodeDeadlineExceeded, connect.CodeOf(s.Err()))
+}
+
 func TestAScanFindsWhatTheKernelDidNotTell(t *testing.T) {
 	for name, viaLink := range map[string]bool{"directly": false, "by way of a link": true} {
 		t.Run(name, func(t *testing.T) {
-			real := t.TempDir()
-			root := real
+			server := t.TempDir()
+			root := server
 			if viaLink {
 				root = filepath.Join(t.TempDir(), "link")
-				require.NoError(t, os.Symlink(real, root))
+				require.NoError(t, os.Symlink(server, root))
 			}
 			write := func(name, content string) string {
-				p := filepath.Join(real, name)
+				p := filepath.Join(server, name)
 				require.NoError(t, os.MkdirAll(filepath.Dir(p), 0o755))
 				require.NoError(t, os.WriteFile(p, []byte(content), 0o600))
 				return filepath.Join(root, name)
@@ -319,8 +331,8 @@ func TestAScanFindsWhatTheKernelDidNotTell(t *testing.T) {
 			write("d/new", "x")
 			told := write("told", "x")
 			s.saw(told)
-			require.NoError(t, os.Remove(filepath.Join(real, "goes")))
-			require.NoError(t, os.Chmod(filepath.Join(real, "mode"), 0o644))
+			require.NoError(t, os.Remove(filepath.Join(server, "goes")))
+			require.NoError(t, os.Chmod(filepath.Join(server, "mode"), 0o644))
 			got := map[string]pb.EventType{}
 			tell := func(p string, k pb.EventType) {
 				rel, err := filepath.Rel(root, p)
@@ -335,10 +347,10 @@ func TestAScanFindsWhatTheKernelDidNotTell(t *testing.T) {
 			clear(got)
 			s.run(t.Context(), tell)
 			require.Empty(t, got, "nothing is told twice")
-			require.NoError(t, os.Rename(real, real+"-away"))
+			require.NoError(t, os.Rename(server, server+"-away"))
 			s.run(t.Context(), tell)
 			require.Empty(t, got, "a server that is away removes nothing")
-			require.NoError(t, os.Rename(real+"-away", real))
+			require.NoError(t, os.Rename(server+"-away", server))
 		})
 	}
 }

@@ -61,10 +61,8 @@ func list(ctx context.Context, path, root string, depth int) (entries []*filesys
 			return ctx.Err()
 		case err != nil && p == root:
 			return err
-		case err != nil:
-			return nil
-		case p == root:
-			return nil
+		case err != nil, p == root:
+			return nil //nolint:nilerr // see above
 		}
 		rel, err := filepath.Rel(root, p)
 		if err != nil {

@@ -107,7 +107,7 @@ func (s *scanner) survey(ctx context.Context) (map[string]look, error) {
 		case err != nil && p == root:
 			return err
 		case err != nil, p == root:
-			return nil
+			return nil //nolint:nilerr // what cannot be read has not changed
 		case len(now) >= scanMost:
 			return fs.SkipAll
 		}

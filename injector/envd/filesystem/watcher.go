@@ -68,8 +68,12 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 		return err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- w.run(ctx) }()
-	defer func() { cancel(); <-ended }()
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		ended <- w.run(ctx)
+	}()
+	defer func() { cancel(); <-finished }()
 	interval := keepalive(req.Header())
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -80,9 +84,11 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return over(ctx)
 		case err := <-ended:
-			ended <- err
+			if ctx.Err() != nil {
+				return over(ctx)
+			}
 			return lost(err)
 		case e := <-events:
 			next = &filesystempb.WatchDirResponse{Event: &filesystempb.WatchDirResponse_Filesystem{Filesystem: e}}
@@ -91,6 +97,14 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 			next = &filesystempb.WatchDirResponse{Event: &filesystempb.WatchDirResponse_Keepalive{Keepalive: &filesystempb.WatchDirResponse_KeepAlive{}}}
 		}
 	}
+}
+
+// over says why a stream ended that nothing was wrong with: its timeout, or its client went.
+func over(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("the watch reached its timeout"))
+	}
+	return connect.NewError(connect.CodeCanceled, ctx.Err())
 }
 
 func lost(err error) error {
