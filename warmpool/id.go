@@ -2,6 +2,7 @@ package warmpool
 
 import (
 	"crypto/rand"
+	"fmt"
 	"log/slog"
 	"regexp"
 )
@@ -38,8 +39,8 @@ type Token string
 // String hides the token.
 func (Token) String() string { return "[redacted]" }
 
-// GoString hides the token from %#v.
-func (Token) GoString() string { return "[redacted]" }
+// Format hides the token from every other verb.
+func (Token) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) }
 
 // LogValue hides the token from slog.
 func (Token) LogValue() slog.Value { return slog.StringValue("[redacted]") }

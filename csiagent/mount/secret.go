@@ -13,9 +13,6 @@ const redacted = "[redacted]"
 // String hides the content.
 func (Secret) String() string { return redacted }
 
-// GoString hides the content from %#v.
-func (Secret) GoString() string { return redacted }
-
 // Format hides the content from every other verb.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 
