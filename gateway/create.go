@@ -62,11 +62,25 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.
 	if err == nil {
 		err = ctx.Err() // nobody is left to answer: the sandbox would live unknown until its deadline
 	}
-	if err != nil {
+	switch {
+	case err != nil && len(mounts) > 0:
+		return warmpool.Sandbox{}, final(err)
+	case err != nil:
 		return warmpool.Sandbox{}, err
 	}
 	handedOut = true
 	return started, nil
+}
+
+// final marks a volume's own fault: a client that asks again by itself would spend a sandbox each time and hide the reason.
+func final(err error) error {
+	var e *warmpool.Error
+	if errors.Is(err, warmpool.ErrUnreachable) || !errors.As(err, &e) || e.RetryAfter > 0 {
+		return err
+	}
+	marked := *e
+	marked.Final = true
+	return &marked
 }
 
 // undo releases what a failed create has claimed, though its request may be gone already.

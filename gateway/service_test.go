@@ -206,8 +206,25 @@ func TestAVolumesOwnFaultIsAnsweredAndNothingIsLeft(t *testing.T) {
 	}
 	_, err := w.Create(t.Context(), claim(mount.Spec{Volume: "scratch", Target: "/data"}))
 	require.Equal(t, warmpool.Denied, warmpool.CodeOf(err))
+	var e *warmpool.Error
+	require.ErrorAs(t, err, &e)
+	require.True(t, e.Final, "asking again meets the same volume")
 	require.Equal(t, 1, starts)
 	require.Zero(t, w.pool.Claimed())
+}
+
+func TestTroubleThatPassesIsNotFinal(t *testing.T) {
+	for name, fail := range map[string]error{
+		"a sandbox that cannot be reached":  warmpool.ErrUnreachable,
+		"a backend that says when to retry": &warmpool.Error{Code: warmpool.Unavailable, Message: "try again", RetryAfter: time.Second},
+	} {
+		w := newWorld(t, 5)
+		w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error { return fail }
+		_, err := w.Create(t.Context(), claim(mount.Spec{Volume: "scratch", Target: "/data"}))
+		var e *warmpool.Error
+		require.ErrorAs(t, err, &e, name)
+		require.False(t, e.Final, name)
+	}
 }
 
 func TestACallerWhoLeavesLeavesNoSandbox(t *testing.T) {

@@ -29,7 +29,9 @@ type Error struct {
 	Code       Code
 	Message    string
 	RetryAfter time.Duration // set with Exhausted and Unavailable where known
-	Err        error
+	// Final says that the same request would meet the same again, although the code reads like trouble that passes.
+	Final bool
+	Err   error
 }
 
 func (e *Error) Error() string {

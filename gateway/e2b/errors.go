@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -48,6 +47,8 @@ func (s *server) answerError(err error, c echo.Context) {
 	if wait > 0 {
 		c.Response().Header().Set("Retry-After", strconv.Itoa(wait)) // SDKs retry on whole seconds only
 	}
+	// SDKs that know the header go by it; without it they repeat every 429, 502, 503 and 504.
+	c.Response().Header().Set("Should-Retry", strconv.FormatBool(wait > 0))
 	_ = c.JSON(p.Code, p) // the caller is gone when this fails
 }
 
@@ -77,29 +78,36 @@ func (s *server) problem(err error, c echo.Context) (problem, int) {
 	return fromCode(&warmpool.Error{Code: warmpool.Internal}, gateway.RequestID(c.Request().Context()))
 }
 
+// fromCode is the answer to a coded error, and after how many seconds to ask again: 0 where that is of no use.
 func fromCode(e *warmpool.Error, request string) (problem, int) {
 	status, ok := statuses[e.Code]
 	if !ok {
 		status = http.StatusInternalServerError
 	}
-	switch p := (problem{Code: status, Message: e.Message}); status {
+	p := problem{Code: status, Message: e.Message}
+	switch status {
 	case http.StatusTooManyRequests:
 		p.ErrorCode = "sandbox_capacity_unavailable"
-		return p, seconds(e.RetryAfter)
+		return p, wait(e)
 	case http.StatusServiceUnavailable:
-		return p, seconds(e.RetryAfter)
+		return p, wait(e)
 	case http.StatusInternalServerError:
-		return problem{
-			Code: status, ErrorCode: "internal_server_error",
-			Message: "something went wrong inside the gateway; its log says more under request " + request,
-		}, 0
-	default:
-		return p, 0
+		p.ErrorCode = "internal_server_error"
+		if p.Message == "" {
+			p.Message = "something went wrong inside the gateway"
+		}
+		p.Message += "; its log says more under request " + request
 	}
+	return p, 0
 }
 
-// seconds is d in whole seconds, at least one.
-func seconds(d time.Duration) int { return max(1, int(math.Ceil(d.Seconds()))) }
+// wait is an error's RetryAfter in whole seconds, at least one.
+func wait(e *warmpool.Error) int {
+	if e.Final {
+		return 0
+	}
+	return max(1, int(math.Ceil(e.RetryAfter.Seconds())))
+}
 
 // fault is one thing wrong with a request, at a place that the caller wrote.
 type fault struct{ place, reason string }

@@ -225,6 +225,7 @@ func TestCapacityIsAnsweredWithWholeSecondsToWait(t *testing.T) {
 	a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"empty"}`)
 	require.Equal(t, 429, a.status)
 	require.Equal(t, "2", a.header.Get("Retry-After"))
+	require.Equal(t, "true", a.header.Get("Should-Retry"))
 	require.Contains(t, string(a.body), "sandbox_capacity_unavailable")
 	w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error { return warmpool.ErrUnreachable }
 	a = w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"base"}`)
@@ -245,6 +246,23 @@ func TestAFailedMountIsToldAndLeavesNothing(t *testing.T) {
 	require.Contains(t, a.message(t), "/data")
 	require.NotContains(t, string(a.body), "s3fs")
 	require.Contains(t, w.log.String(), "s3fs: 403", "the operator learns the cause")
+	require.Zero(t, w.pool.Claimed())
+}
+
+func TestASDKIsToldNotToRepeatACreateWhoseVolumeFails(t *testing.T) {
+	w := newWorld(t)
+	for code, status := range map[warmpool.Code]int{
+		warmpool.Invalid: 400, warmpool.Denied: 403, warmpool.Conflict: 409, warmpool.Internal: 500, warmpool.Unavailable: 503,
+	} {
+		w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error {
+			return &warmpool.Error{Code: code, Message: "volume 'scratch' at /data could not be mounted", Err: errors.New("why")}
+		}
+		a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"base","volumeMounts":[{"name":"scratch","path":"/data"}]}`)
+		require.Equal(t, status, a.status)
+		require.Equal(t, "false", a.header.Get("Should-Retry"), "%d", status)
+		require.Empty(t, a.header.Get("Retry-After"))
+		require.Contains(t, a.message(t), "volume 'scratch' at /data", "also of an internal error: its message is the caller's")
+	}
 	require.Zero(t, w.pool.Claimed())
 }
 
