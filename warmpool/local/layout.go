@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -50,7 +51,7 @@ func (l layout) lock() (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(f, lockPatience); err != nil {
 		holder, _ := io.ReadAll(io.LimitReader(f, 32))
 		_ = f.Close()
 		return nil, fmt.Errorf("state directory: process %s is using it; stop that process first", strings.TrimSpace(string(holder)))
@@ -60,6 +61,28 @@ func (l layout) lock() (func(), error) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	return sync.OnceFunc(func() { _ = f.Close() }), nil
+}
+
+// lockPatience is how long a lock may be held by nobody. A process that is killed while it starts another leaves it a copy of all
+// descriptors, until that one executes its program.
+const lockPatience = 2 * time.Second
+
+func flock(f *os.File, patience time.Duration) error {
+	end := time.NewTimer(patience)
+	defer end.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-end.C:
+			return err
+		case <-tick.C:
+		}
+	}
 }
 
 func writeAt(f *os.File, text string) error {
