@@ -40,11 +40,8 @@ type Request struct {
 	Timestamp *time.Time `json:"timestamp,omitempty"`
 }
 
-// String hides the request, which holds the token and the owner's environment.
-func (Request) String() string { return "[redacted]" }
-
-// GoString hides the request.
-func (Request) GoString() string { return "[redacted]" }
+// Format hides the request, which holds the token and the owner's environment, from every verb.
+func (Request) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) }
 
 // LogValue hides the request.
 func (Request) LogValue() slog.Value { return slog.StringValue("[redacted]") }

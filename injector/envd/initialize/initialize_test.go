@@ -217,7 +217,8 @@ func TestARequestPrintsNoSecrets(t *testing.T) {
 	r := Request{AccessToken: "canary", EnvVars: map[string]string{"K": "canary"}}
 	var out bytes.Buffer
 	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "request", r)
-	_, _ = fmt.Fprintf(io.Writer(&out), "%v %+v %#v %s", r, r, r, r)
+	_, _ = fmt.Fprintf(io.Writer(&out), "%v %+v %#v %s %q %x %v", r, r, r, r, r, r, &r)
+	_, _ = fmt.Fprintf(io.Writer(&out), strings.Repeat("%d ", 1), r)
 	require.NotContains(t, out.String(), "canary")
 }
 
