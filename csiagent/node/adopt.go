@@ -45,11 +45,8 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 	if e.MountID == 0 {
 		return n.bury(ctx, e)
 	}
-	there, err := n.there(ctx, e)
 	switch {
-	case err != nil:
-		return err
-	case !there:
+	case !n.there(ctx, e):
 		err := n.drain(ctx, e, n.config.DrainTimeout)
 		return errors.Join(err, n.journal.remove(e.place()))
 	case e.Client.PID != 0 && !alive(e.Client):
@@ -60,19 +57,19 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 }
 
 // there says whether the mount still is in its container. A container that cannot be reached yet keeps its mounts.
-func (n *Node) there(ctx context.Context, e *entry) (bool, error) {
+func (n *Node) there(ctx context.Context, e *entry) bool {
 	t, err := n.config.Target(ctx, e.Spec.Container)
 	if err == nil {
 		var there bool
 		if there, err = t.Live(ctx, e.Spec.Target, e.MountID); err == nil {
-			return there, nil
+			return there
 		}
 	}
 	if errors.Is(err, attach.ErrGone) {
-		return false, nil
+		return false
 	}
-	n.config.Logger.WarnContext(ctx, "adopted a mount without seeing it", "mount", e.Spec.ID, "error", err)
-	return true, nil
+	n.config.Logger.WarnContext(ctx, "mount cannot be seen, taken to be there", "mount", e.Spec.ID, "error", err)
+	return true
 }
 
 // bury ends the client of a publish that was cut short between its last step and the journal. Whether it was attached is not

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -188,7 +189,9 @@ func TestAnAgentKilledAtAnyStepLeavesNothingThatAdoptDoesNotFind(t *testing.T) {
 			w := newWorld(t)
 			require.Equal(t, "killed", runVictim(t, w, s, step))
 			require.NoError(t, w.Adopt(t.Context()))
-			require.Eventually(t, func() bool { return len(leftovers(t, w.config.Dir)) == 0 }, 5*time.Second, 5*time.Millisecond, "no mount, no client")
+			if !assert.Eventually(t, func() bool { return len(leftovers(t, w.config.Dir)) == 0 }, 5*time.Second, 5*time.Millisecond) {
+				t.Fatalf("no mount and no client should be left: %q", leftovers(t, w.config.Dir))
+			}
 			for _, l := range w.Mounts(t.Context()) {
 				require.Equal(t, node.Failed, l.Phase)
 				require.Contains(t, l.Message, "agent ended")
@@ -204,11 +207,20 @@ func TestAnAgentKilledAtAnyStepLeavesNothingThatAdoptDoesNotFind(t *testing.T) {
 	}
 }
 
+// murderer is a client that kills the agent that has started it, and goes on.
+const murderer = `#!/bin/sh
+kill -9 $PPID
+exec s3fs "$@"
+`
+
 // runVictim publishes in a process of its own, which dies at step, and says how it ended.
 func runVictim(t *testing.T, w *world, s *store, step string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "victim", w.config.Dir, strconv.Itoa(w.box.pid), s.address, step)
 	cmd.Stderr = w.log
+	bin := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "s3fs"), []byte(murderer), 0o700))
+	cmd.Env = append(os.Environ(), "MURDERER="+bin)
 	err := cmd.Run()
 	if err == nil {
 		return "exit"
@@ -230,7 +242,11 @@ func victim(args []string) int {
 	if err != nil {
 		return 1
 	}
-	d := deadly{step: step, Namespace: namespace, Driver: oss.New(oss.Config{}), Prober: prober()}
+	clients := oss.Config{}
+	if step == "started" {
+		clients.Path = []string{os.Getenv("MURDERER")}
+	}
+	d := deadly{step: step, Namespace: namespace, Driver: oss.New(clients), Prober: prober()}
 	n, err := node.New(node.Config{
 		Dir: dir, Drivers: map[string]node.Driver{mount.DriverOSS: d}, Policy: mount.DefaultPolicy(), Probe: d,
 		Target: func(context.Context, string) (node.Target, error) { return d, nil },
@@ -261,15 +277,6 @@ func (d deadly) die(step string) {
 }
 
 func (d deadly) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
-	if d.step == "started" {
-		go func() { // dies once the client is there, whatever it has done by then
-			for ctx.Err() == nil {
-				if leftover, _ := filepath.Glob("/proc/[0-9]*/cmdline"); running(leftover, dir) {
-					d.die("started")
-				}
-			}
-		}()
-	}
 	src, err := d.Driver.Mount(ctx, m, dir)
 	d.die("mounted")
 	return src, err
@@ -286,13 +293,4 @@ func (d deadly) Attach(ctx context.Context, t *attach.Tree, target string, o att
 	id, err := d.Namespace.Attach(ctx, t, target, o)
 	d.die("attached")
 	return id, err
-}
-
-func running(files []string, dir string) bool {
-	for _, f := range files {
-		if line, err := os.ReadFile(f); err == nil && bytes.Contains(line, []byte(dir)) {
-			return true
-		}
-	}
-	return false
 }

@@ -71,8 +71,7 @@ func (n *Node) crashed(ctx context.Context, e *entry) bool {
 	if e.Client.PID == 0 || alive(e.Client) {
 		return false
 	}
-	there, err := n.there(ctx, e)
-	return err == nil && there
+	return n.there(ctx, e)
 }
 
 // openProcess returns a descriptor of p that becomes readable when p ends.

@@ -68,11 +68,15 @@ func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start probe: %w", err)
 	}
-	done := make(chan error, 1) // its goroutine ends with the process, which a stuck kernel may delay
-	go func() { done <- cmd.Wait() }()
+	var end error
+	done := make(chan struct{}) // its goroutine ends with the process, which a stuck kernel may delay
+	go func() {
+		end = cmd.Wait()
+		close(done)
+	}()
 	select {
-	case err := <-done:
-		return verdict(err)
+	case <-done:
+		return verdict(end)
 	case <-ctx.Done():
 	}
 	_ = cmd.Process.Kill()
@@ -81,7 +85,7 @@ func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
 }
 
 // reap waits briefly for a killed process; one that stays is counted until it ends.
-func (p *Prober) reap(done <-chan error) {
+func (p *Prober) reap(done <-chan struct{}) {
 	grace := time.NewTimer(reapGrace)
 	defer grace.Stop()
 	select {
@@ -101,10 +105,10 @@ func verdict(err error) error {
 	case !errors.As(err, &exit) || !exit.Exited():
 		return fmt.Errorf("probe: %w", err)
 	}
-	switch code := exit.ExitCode(); {
-	case code == exitType:
+	switch code := exit.ExitCode(); code {
+	case exitType:
 		return ErrType
-	case code == exitUsage:
+	case exitUsage:
 		return errors.New("probe: the command does not speak the probe's protocol")
 	default:
 		return fmt.Errorf("read file system: %w", syscall.Errno(code))

@@ -141,7 +141,7 @@ func (d *Driver) find(p string) (*os.File, string, error) {
 	case !path.IsAbs(p):
 		return nil, "", fmt.Errorf("%w: the attribute path must be an absolute path", mount.ErrInvalid)
 	case strings.ContainsRune(p, 0) || slices.Contains(strings.Split(p, "/"), ".."):
-		return nil, "", fmt.Errorf("%w: the attribute path must not contain ..", mount.ErrInvalid)
+		return nil, "", fmt.Errorf("%w: the attribute path must not climb with a .. component", mount.ErrInvalid)
 	}
 	clean := path.Clean(p)
 	for _, x := range d.prefixes {

@@ -69,7 +69,7 @@ func (v *volume) base(client string) []option {
 		{"umask", "022"}, {"connect_timeout", "5"}, {"readwrite_timeout", "30"},
 	}
 	for _, o := range defaults {
-		if _, given := v.option(o.name); !given {
+		if !v.sets(o.name) {
 			out = append(out, o)
 		}
 	}
@@ -83,7 +83,7 @@ func (v *volume) dialect(client string) (out []option) {
 		region = "endpoint"
 		// An address has no sub-domain for the bucket.
 		_, err := netip.ParseAddr(v.endpoint.Hostname())
-		if _, given := v.option("use_path_request_style"); !given && (err == nil || v.endpoint.Hostname() == "localhost") {
+		if !v.sets("use_path_request_style") && (err == nil || v.endpoint.Hostname() == "localhost") {
 			out = append(out, option{"use_path_request_style", ""})
 		}
 		if v.sigV2 {

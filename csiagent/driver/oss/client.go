@@ -119,11 +119,17 @@ func open(p mount.Process) (int, error) {
 		return -1, fmt.Errorf("find FUSE client: %w", err)
 	}
 	// The descriptor holds one process; its start time tells whether that is p.
-	if now, err := startTime(p.PID); err != nil || now != p.Start {
+	if !is(p) {
 		_ = unix.Close(fd)
 		return -1, nil
 	}
 	return fd, nil
+}
+
+// is says whether the process that has p's number now is p.
+func is(p mount.Process) bool {
+	now, err := startTime(p.PID)
+	return err == nil && now == p.Start
 }
 
 // patience is how long one poll may take before ctx is looked at again.

@@ -111,12 +111,7 @@ func (v *volume) allOptions(other string, mountOptions []string) error {
 	return nil
 }
 
-// option returns the value that the volume gives to an option; the last one counts, as it does for the clients.
-func (v *volume) option(name string) (string, bool) {
-	for _, o := range slices.Backward(v.options) {
-		if o.name == name {
-			return o.value, true
-		}
-	}
-	return "", false
+// sets says whether the volume sets an option itself.
+func (v *volume) sets(name string) bool {
+	return slices.ContainsFunc(v.options, func(o option) bool { return o.name == name })
 }
