@@ -76,13 +76,13 @@ func BenchmarkIdleMemory(b *testing.B) {
 	}, time.Minute, 10*time.Millisecond)
 	for b.Loop() {
 		var memory, cache int64
-		r.Backend.mu.Lock()
+		r.mu.Lock()
 		for _, s := range r.sandboxes {
 			u, err := s.box.Usage()
 			require.NoError(b, err)
 			memory, cache = memory+u.memory, cache+u.cache
 		}
-		r.Backend.mu.Unlock()
+		r.mu.Unlock()
 		b.ReportMetric(float64(memory)/n/1e6, "MB-memory")
 		b.ReportMetric(float64(cache)/n/1e6, "MB-cache")
 		b.ReportMetric(float64(resident(b)-before)/n/1e6, "MB-ours")

@@ -109,8 +109,8 @@ func realConfig(state, bin string, sets ...v1alpha1.SandboxSet) Config {
 	}
 }
 
-// machine of the test: real containers in a state directory of their own.
-type real struct {
+// worldOfContainers is a backend of the test: real containers in a state directory of their own.
+type worldOfContainers struct {
 	*Backend
 	t     testing.TB
 	state string
@@ -118,7 +118,7 @@ type real struct {
 	stop  func()
 }
 
-func onThisMachine(t testing.TB, sets ...v1alpha1.SandboxSet) *real {
+func onThisMachine(t testing.TB, sets ...v1alpha1.SandboxSet) *worldOfContainers {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it runs containers")
@@ -129,14 +129,14 @@ func onThisMachine(t testing.TB, sets ...v1alpha1.SandboxSet) *real {
 	home, err := os.MkdirTemp("", "sandgate-local-") // a test's own directory may have a comma in its name
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(home)) })
-	r := &real{t: t, state: filepath.Join(home, "state"), stop: func() {}}
+	r := &worldOfContainers{t: t, state: filepath.Join(home, "state"), stop: func() {}}
 	r.cfg = realConfig(r.state, programs(t), sets...)
 	t.Cleanup(func() { r.clean() })
 	r.run()
 	return r
 }
 
-func (r *real) run() {
+func (r *worldOfContainers) run() {
 	r.t.Helper()
 	b, err := New(r.cfg)
 	require.NoError(r.t, err)
@@ -154,7 +154,7 @@ func (r *real) run() {
 }
 
 // clean ends everything and looks that nothing is left.
-func (r *real) clean() {
+func (r *worldOfContainers) clean() {
 	r.t.Helper()
 	r.stop()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -194,7 +194,7 @@ func leftOf(t testing.TB, state string) (out []string) {
 	return out
 }
 
-func (r *real) start(c warmpool.Claim, mounts ...mount.Mount) warmpool.Sandbox {
+func (r *worldOfContainers) start(c warmpool.Claim, mounts ...mount.Mount) warmpool.Sandbox {
 	r.t.Helper()
 	for _, m := range mounts {
 		c.Mounts = append(c.Mounts, m.Spec)
@@ -208,14 +208,14 @@ func (r *real) start(c warmpool.Claim, mounts ...mount.Mount) warmpool.Sandbox {
 	return s
 }
 
-func (r *real) pid(id warmpool.ID) int {
-	r.Backend.mu.Lock()
-	defer r.Backend.mu.Unlock()
-	return r.sandboxes[id].record.Process.PID
+func (r *worldOfContainers) pid(id warmpool.ID) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sandboxes[id].Process.PID
 }
 
 // sh runs a script inside as uid.
-func (r *real) sh(id warmpool.ID, uid int, script string) (string, error) {
+func (r *worldOfContainers) sh(id warmpool.ID, uid int, script string) (string, error) {
 	r.t.Helper()
 	cmd := exec.Command("runc", "--root", layout(r.state).runc(), "exec", "--user", fmt.Sprintf("%d:%d", uid, uid), string(id), "/bin/sh", "-c", script)
 	out, err := cmd.CombinedOutput()
@@ -263,7 +263,7 @@ func TestASandboxWithAVolumeFromClaimToRelease(t *testing.T) {
 	require.NoDirExists(t, layout(r.state).volumesOf(s.ID))
 }
 
-func (r *real) get(route warmpool.Route, token, path string) int {
+func (r *worldOfContainers) get(route warmpool.Route, token, path string) int {
 	r.t.Helper()
 	conn, err := route.Dial(r.t.Context(), envdPort)
 	require.NoError(r.t, err)
@@ -303,7 +303,7 @@ func TestASandboxIsTakenOverAfterTheProcessWasKilled(t *testing.T) {
 	home := t.TempDir()
 	state := filepath.Join(home, "state")
 	require.NoError(t, os.Symlink(programs(t), filepath.Join(home, "bin")))
-	r := &real{t: t, state: state, cfg: realConfig(state, filepath.Join(home, "bin"), aReal("base", 2))}
+	r := &worldOfContainers{t: t, state: state, cfg: realConfig(state, filepath.Join(home, "bin"), aReal("base", 2))}
 	self, err := os.Executable()
 	require.NoError(t, err)
 	server := exec.Command(self)
@@ -382,10 +382,9 @@ func strangers(t *testing.T, pid int, skeleton *rootfs.Skeleton, canaries []stri
 				out = append(out, "canary in "+rel)
 			}
 		}
-		host, err := os.ReadFile("/" + rel)
 		e, listed := own[rel]
 		switch {
-		case err != nil || len(text) == 0 || !bytes.Equal(host, text):
+		case len(text) == 0 || !sameOnHost(rel, text):
 		case listed && (e.Host && rootfs.Allowed(rel) || !e.Host):
 		default:
 			out = append(out, "host file "+rel)
@@ -395,6 +394,11 @@ func strangers(t *testing.T, pid int, skeleton *rootfs.Skeleton, canaries []stri
 	require.NoError(t, err)
 	require.Greater(t, files, 20, "the walk saw next to nothing")
 	return out
+}
+
+func sameOnHost(rel string, text []byte) bool {
+	host, err := os.ReadFile("/" + rel)
+	return err == nil && bytes.Equal(host, text)
 }
 
 func TestASandboxSeesNoHostFileOutsideTheList(t *testing.T) {

@@ -156,14 +156,17 @@ func removeGroup(dir string) error {
 		}
 	}
 	// The kernel holds a cgroup for a moment after its last process.
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
 	for range 100 {
-		if err = os.Remove(dir); err == nil || errors.Is(err, os.ErrNotExist) {
+		err = os.Remove(dir)
+		if err == nil || errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
 		if !errors.Is(err, unix.EBUSY) {
-			break
+			return err
 		}
-		time.Sleep(2 * time.Millisecond)
+		<-tick.C
 	}
 	return err
 }
