@@ -45,11 +45,11 @@ vet:
 	@echo "== vet"
 	@go vet ./...
 
-unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw ## house rules, unit and integration tests with -race, as root
+unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity ## house rules, unit and integration tests with -race, as root
 	@echo "== house rules, unit and integration tests"
 	@mkdir -p $(CACHE)/reports
 	@$(BIN)/gotestsum --format standard-quiet --junitfile $(CACHE)/reports/go.xml -- \
-		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw SANDGATE_BIN=$(BIN)" ./...
+		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw CSI_SANITY=$(BIN)/csi-sanity SANDGATE_BIN=$(BIN)" ./...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
 
@@ -86,6 +86,6 @@ build:
 	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./cmd/sandgate ./e2e
 
 # External tools: one module each, so that none bends the product's dependencies. Rebuilt when its pin changes.
-$(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
+$(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum $(BIN)/csi-sanity: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
 	@$(INSTALL) go
 	@$(INSTALL) tool $*
