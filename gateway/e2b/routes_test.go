@@ -2,6 +2,8 @@ package e2b_test
 
 import (
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,11 +13,13 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
-// every route with the status that its owner gets with an empty or minimal body.
-var everyRoute = []struct {
+type routeCase struct {
 	method, path, body string
 	own, foreign       int
-}{
+}
+
+// every route with the status that its owner gets with an empty or minimal body.
+var everyRoute = []routeCase{
 	{"POST", "/sandboxes", `{"templateID":"none"}`, 404, 404},
 	{"POST", "/v2/sandboxes", `{"templateID":"none"}`, 404, 404},
 	{"GET", "/sandboxes", "", 200, 200},
@@ -44,18 +48,50 @@ var everyRoute = []struct {
 	{"POST", "/volumes", `{"name":"x"}`, 501, 501},
 	{"GET", "/volumes/x", "", 501, 501},
 	{"DELETE", "/volumes/x", "", 501, 501},
+	{"GET", "/volumecontent/x/path?path=/a", "", 501, 501},
+	{"PATCH", "/volumecontent/x/path?path=/a", "{}", 501, 501},
+	{"DELETE", "/volumecontent/x/path?path=/a", "", 501, 501},
+	{"GET", "/volumecontent/x/dir?path=/a", "", 501, 501},
+	{"POST", "/volumecontent/x/dir?path=/a", "", 501, 501},
 	{"GET", "/volumecontent/x/file?path=/a", "", 501, 501},
+	{"PUT", "/volumecontent/x/file?path=/a", "text", 501, 501},
 	{"GET", "/secrets", "", 501, 501},
+	{"POST", "/secrets", "{}", 501, 501},
+	{"GET", "/secrets/a", "", 501, 501},
+	{"POST", "/secrets/a", "{}", 501, 501},
+	{"DELETE", "/secrets/a", "", 501, 501},
+	{"GET", "/default-templates", "", 501, 501},
+	{"POST", "/templates", "{}", 501, 501},
+	{"POST", "/v2/templates", "{}", 501, 501},
 	{"POST", "/v3/templates", "{}", 501, 501},
+	{"POST", "/templates/a", "{}", 501, 501},
+	{"PATCH", "/templates/a", "{}", 501, 501},
+	{"PATCH", "/v2/templates/a", "{}", 501, 501},
 	{"DELETE", "/templates/team%2Fsnap%3Av1", "", 501, 501},
+	{"GET", "/templates/a/files/b", "", 501, 501},
+	{"POST", "/templates/a/builds/b", "{}", 501, 501},
 	{"POST", "/v2/templates/a/builds/b", "{}", 501, 501},
 	{"GET", "/templates/a/builds/b/status", "", 501, 501},
-	{"GET", "/templates/a/files/b", "", 501, 501},
+	{"GET", "/templates/a/builds/b/logs", "", 501, 501},
 	{"POST", "/templates/tags", "{}", 501, 501},
 	{"DELETE", "/templates/tags", "", 501, 501},
 	{"GET", "/templates/a/tags", "", 501, 501},
+	{"GET", "/templates/a/tags/count", "", 501, 501},
+	{"GET", "/templates/a/tags/exists", "", 501, 501},
+	{"GET", "/templates/a/tags/groups", "", 501, 501},
+	{"GET", "/templates/a/tags/b/assignments", "", 501, 501},
 	{"GET", "/teams", "", 501, 501},
+	{"GET", "/teams/a/metrics", "", 501, 501},
+	{"GET", "/teams/a/metrics/max", "", 501, 501},
 	{"GET", "/api-keys", "", 501, 501},
+	{"POST", "/api-keys", "{}", 501, 501},
+	{"PATCH", "/api-keys/a", "{}", 501, 501},
+	{"DELETE", "/api-keys/a", "", 501, 501},
+	{"POST", "/access-tokens", "{}", 501, 501},
+	{"DELETE", "/access-tokens/a", "", 501, 501},
+	{"GET", "/nodes", "", 501, 501},
+	{"GET", "/nodes/a", "", 501, 501},
+	{"POST", "/nodes/a", "{}", 501, 501},
 	{"DELETE", "/sandboxes/ID", "", 204, 404}, // last: it ends the sandbox
 }
 
@@ -87,6 +123,18 @@ func TestEveryRouteAsksForAKeyAndKeepsTeamsApart(t *testing.T) {
 		require.Equal(t, 404, w.as(aliceKey, r.method, below, r.body).status, "%s", below)
 	}
 	require.Zero(t, w.pool.Claimed())
+}
+
+// A route that is added has to be added to the matrix too.
+func TestNoRouteIsMissingInTheMatrix(t *testing.T) {
+	for _, pattern := range e2b.Patterns() {
+		method, path, _ := strings.Cut(pattern, " ")
+		shape := regexp.MustCompile("^" + regexp.MustCompile(`:[a-z]+`).ReplaceAllString(path, "[^/]+") + "$")
+		require.True(t, slices.ContainsFunc(everyRoute, func(r routeCase) bool {
+			tried, _, _ := strings.Cut(r.path, "?")
+			return r.method == method && shape.MatchString(tried)
+		}), pattern)
+	}
 }
 
 func TestUnknownPathsAndMethodsAreJSONToo(t *testing.T) {
