@@ -14,8 +14,8 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
-// asked is a create request: the claim, and where the caller wrote each of its mounts.
-type asked struct {
+// order is a create request: the claim, and where the caller wrote each of its mounts.
+type order struct {
 	claim  warmpool.Claim
 	places []places // of claim.Mounts, by index
 	from   string   // which fields the metadata's mounts were taken from
@@ -23,18 +23,18 @@ type asked struct {
 }
 
 // claim turns a create request into a claim. All that is wrong with it goes to fs; the claim then holds what is sound.
-func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (asked, error) {
-	o, err := body(c, fs)
+func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (order, error) {
+	o, err := s.body(c, fs)
 	if err != nil {
-		return asked{}, err
+		return order{}, err
 	}
 	if c.Request().Header.Get("Idempotency-Key") != "" {
-		return asked{}, echo.NewHTTPError(http.StatusNotImplemented,
+		return order{}, echo.NewHTTPError(http.StatusNotImplemented,
 			"this gateway does not support Idempotency-Key; a repeated create makes another sandbox")
 	}
 	o.only(true, "templateID", "timeout", "autoPause", "autoPauseMemory", "autoResume", "secure", "allow_internet_access",
 		"network", "metadata", "envVars", "mcp", "iam", "volumeMounts")
-	a := asked{claim: warmpool.Claim{
+	a := order{claim: warmpool.Claim{
 		Template: s.wantedTemplate(o), Principal: principal(c), Timeout: s.lifetime(o, "timeout", otherwise),
 		Metadata: o.texts("metadata"), Env: environment(o), AllowInternet: internet(o),
 	}}
@@ -48,10 +48,17 @@ func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (ask
 	return a, nil
 }
 
+// maxTemplate bounds a template's name with all that E2B allows around it.
+const maxTemplate = 512
+
 func (s *server) wantedTemplate(o object) string {
 	name, ok := o.text("templateID")
-	if !ok && o.fields["templateID"].Raw == "" || ok && name == "" {
+	switch _, given := o.fields["templateID"]; {
+	case !given, ok && name == "":
 		o.faults.add("templateID", "is required: give the name of a template")
+	case len(name) > maxTemplate:
+		o.faults.add("templateID", "is longer than %d bytes", maxTemplate)
+		return ""
 	}
 	return templateName(name)
 }
@@ -77,6 +84,9 @@ func (o object) unsupported() {
 	}
 }
 
+// maxVariable is how long "name=value" may be: the kernel starts no program with a longer one (MAX_ARG_STRLEN, with its NUL).
+const maxVariable = 128<<10 - 1
+
 // environment reads envVars, which must be able to be an environment.
 func environment(o object) map[string]string {
 	env := o.texts("envVars")
@@ -87,6 +97,8 @@ func environment(o object) map[string]string {
 			o.faults.add(place, "is not a name that an environment variable can have")
 		case strings.Contains(env[name], "\x00"):
 			o.faults.add(place, "must not contain a NUL character")
+		case len(name)+len("=")+len(env[name]) > maxVariable:
+			o.faults.add(place, "is longer than %d bytes, with which no program can be started", maxVariable)
 		}
 	}
 	return env

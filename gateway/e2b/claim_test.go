@@ -51,6 +51,8 @@ var refusals = []struct {
 	{"no body", ``, 400, []string{"templateID: is required"}},
 	{"a template that is no string", fields{"templateID": 5}, 400, []string{"templateID: must be a string"}},
 	{"an unknown template", fields{"templateID": "none"}, 404, []string{"none"}},
+	{"a template with an endless name", fields{"templateID": strings.Repeat("x", 600)}, 400, []string{"templateID: is longer than 512 bytes"}},
+	{"an environment that no program could be started with", fields{"templateID": "base", "envVars": fields{"A": strings.Repeat("x", 128<<10-2)}}, 400, []string{"envVars.A: is longer than 131071 bytes"}},
 	{"a name in another case", fields{"templateid": "base"}, 400, []string{"templateid", "templateID: is required"}},
 	{"a field twice", `{"templateID":"base","timeout":5,"timeout":6}`, 400, []string{"timeout: is given twice"}},
 	{"an unknown field that asks for something", fields{"templateID": "base", "readOnlyRoot": true}, 400, []string{"readOnlyRoot"}},
@@ -81,6 +83,7 @@ var refusals = []struct {
 	{"a volume without a mount point", with(volumeName, "scratch"), 400, []string{"csi-volume-name", mountPoint}},
 	{"a mount point without a volume", with(mountPoint, "/data"), 400, []string{"csi-mount-point", volumeName}},
 	{"an unknown key of the family", with(volumeName, "scratch", mountPoint, "/data", "e2b.agents.kruise.io/csi-read-only", "true"), 400, []string{"csi-read-only"}},
+	{"a key of the family in another case", with("E2B.agents.kruise.io/CSI-volume-name", "scratch", mountPoint, "/data"), 400, []string{"CSI-volume-name", "is not a key"}},
 	{"an unknown volume", with(volumeName, "none", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
 	{"somebody's volume", with(volumeName, "somebodys", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
 	{"an unknown driver", with(volumeName, "foreign-drv", mountPoint, "/data"), 400, []string{"csi-volume-name", "driver"}},
@@ -198,6 +201,7 @@ func TestHarmlessDefaultsAreAccepted(t *testing.T) {
 		{"autoResume": nil}, {"network": nil}, {"network": fields{}}, {"network": fields{"allowOut": []string{}, "denyOut": []string{}, "rules": fields{}, "egressProxy": nil, "allowPublicTraffic": true}},
 		{"mcp": nil}, {"iam": fields{"tokens": fields{}}}, {"metadata": nil}, {"envVars": fields{}}, {"volumeMounts": []fields{}}, {"fromTheFuture": false},
 		{"fromTheFuture": fields{"a": []int{}}}, {"metadata": fields{volumeConfig: "[]"}}, {"timeout": 86400}, {"allow_internet_access": true},
+		{"envVars": fields{"A": strings.Repeat("x", 128<<10-3)}},
 	} {
 		body["templateID"] = "base"
 		a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", body)

@@ -67,6 +67,27 @@ func TestAnAnswerThatCannotBeWrittenEndsItsSandbox(t *testing.T) {
 	require.Zero(t, tpl.Ready, "it was claimed before")
 }
 
+func TestABodyThatNeverComesIsNotWaitedForLong(t *testing.T) {
+	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
+	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
+	require.NoError(t, err)
+	h, err := e2b.New(svc, keys{"k": {Team: "t"}}, e2b.Config{BodyTime: 50 * time.Millisecond})
+	require.NoError(t, err)
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	body, rest := io.Pipe()
+	t.Cleanup(func() { _ = rest.Close() })
+	go func() { _, _ = rest.Write([]byte(`{"templateID":`)) }()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/v2/sandboxes", body)
+	require.NoError(t, err)
+	req.Header.Set("X-Api-Key", "k")
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	require.Equal(t, http.StatusRequestTimeout, res.StatusCode)
+	require.Zero(t, pool.Claimed())
+}
+
 func TestWithoutADomainHostNamesLeadToThisMachine(t *testing.T) {
 	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
 	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})

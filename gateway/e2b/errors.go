@@ -53,7 +53,8 @@ func (s *server) answerError(err error, c echo.Context) {
 }
 
 func (s *server) problem(err error, c echo.Context) (problem, int) {
-	if errors.Is(c.Request().Context().Err(), context.Canceled) {
+	// The server takes a body that is late for a caller who is gone.
+	if errors.Is(c.Request().Context().Err(), context.Canceled) && !errors.Is(err, errSlowBody) {
 		return problem{Code: statusGone, Message: "the caller did not wait for the answer"}, 0
 	}
 	var (

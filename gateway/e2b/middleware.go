@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"regexp"
 	"runtime/debug"
 	"strings"
@@ -91,6 +92,16 @@ func exact(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		if path := c.Path(); path != "" && strings.Count(path, "/") != strings.Count(echo.GetPath(c.Request()), "/") {
 			return echo.ErrNotFound
+		}
+		return next(c)
+	}
+}
+
+// readable refuses a query of which a part cannot be read: left out, a filter would choose more than was meant.
+func readable(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if _, err := url.ParseQuery(c.Request().URL.RawQuery); err != nil {
+			return warmpool.Errorf(warmpool.Invalid, "the query cannot be read: its keys and values must be escaped, with & between them")
 		}
 		return next(c)
 	}

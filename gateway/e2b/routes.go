@@ -3,6 +3,7 @@
 package e2b
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -49,7 +50,12 @@ type Config struct {
 	Logger *slog.Logger
 	// Clock is the real one when nil.
 	Clock clock.PassiveClock
+	// BodyTime is how long a request's body may take to arrive; 0 means DefaultBodyTime.
+	BodyTime time.Duration
 }
+
+// DefaultBodyTime is ample for 1 MiB.
+const DefaultBodyTime = 30 * time.Second
 
 // The server-side defaults of a sandbox's timeout; the two generations of the API differ.
 const (
@@ -58,11 +64,12 @@ const (
 )
 
 type server struct {
-	service Service
-	auth    Authenticator
-	domain  string
-	logger  *slog.Logger
-	clock   clock.PassiveClock
+	service  Service
+	auth     Authenticator
+	domain   string
+	logger   *slog.Logger
+	clock    clock.PassiveClock
+	bodyTime time.Duration
 }
 
 // New makes the handler of the REST API.
@@ -70,7 +77,9 @@ func New(service Service, auth Authenticator, c Config) (http.Handler, error) {
 	if service == nil || auth == nil {
 		return nil, errors.New("e2b: a Service and an Authenticator are required")
 	}
-	s := &server{service: service, auth: auth, domain: c.Domain, logger: c.Logger, clock: c.Clock}
+	s := &server{
+		service: service, auth: auth, domain: c.Domain, logger: c.Logger, clock: c.Clock, bodyTime: cmp.Or(c.BodyTime, DefaultBodyTime),
+	}
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
@@ -84,7 +93,7 @@ func New(service Service, auth Authenticator, c Config) (http.Handler, error) {
 	e.GET("/health", s.health)
 	e.HEAD("/health", s.health)
 	for _, r := range s.routes() {
-		e.Add(r.method, r.path, r.handler, s.authenticated)
+		e.Add(r.method, r.path, r.handler, s.authenticated, readable)
 	}
 	for _, r := range unsupported {
 		e.Add(r.method, r.path, refuse(r.what), s.authenticated)

@@ -1,6 +1,7 @@
 package e2b
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -40,14 +41,14 @@ func (s *server) create(otherwise time.Duration) echo.HandlerFunc {
 		c.Set(sandboxKey, sb.ID)
 		if err := c.JSON(http.StatusCreated, s.sandbox(c, sb)); err != nil {
 			// Nobody knows of it: it would only wait for its deadline.
-			return errors.Join(err, s.service.Kill(ctx, a.claim.Principal, sb.ID))
+			return errors.Join(err, s.service.Kill(context.WithoutCancel(ctx), a.claim.Principal, sb.ID))
 		}
 		return nil
 	}
 }
 
 // refused answers a create request with its faults and those that the gateway sees in what is sound of it.
-func (s *server) refused(c echo.Context, a asked, fs faults) error {
+func (s *server) refused(c echo.Context, a order, fs faults) error {
 	err := s.service.Check(c.Request().Context(), a.claim)
 	reword(asFaults(err), a.places, &fs)
 	if a.claim.Template != "" && warmpool.CodeOf(err) == warmpool.NotFound {
@@ -82,16 +83,12 @@ func (s *server) kill(c echo.Context) error {
 // connect answers 200: a sandbox that is there is running, so nothing is ever resumed (201).
 func (s *server) connect(otherwise time.Duration, required bool) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		id, err := sandboxID(c)
-		if err != nil {
-			return err
-		}
 		var fs faults
-		o, err := body(c, &fs)
+		id, o, err := s.asked(c, &fs)
 		if err != nil {
 			return err
 		}
-		o.only(true, "timeout", "memory", "autoPause")
+		o.only(true, "timeout", "memory")
 		o.truth("memory") // says how to wake a paused sandbox; there is none
 		if _, given := o.fields["timeout"]; required && !given {
 			fs.add("timeout", "is required")
@@ -108,6 +105,16 @@ func (s *server) connect(otherwise time.Duration, required bool) echo.HandlerFun
 	}
 }
 
+// asked is the sandbox that the path names, and what the body says of it.
+func (s *server) asked(c echo.Context, fs *faults) (warmpool.ID, object, error) {
+	id, err := sandboxID(c)
+	if err != nil {
+		return "", object{}, err
+	}
+	o, err := s.body(c, fs)
+	return id, o, err
+}
+
 // resume is for paused sandboxes, of which there are none.
 func (s *server) resume(c echo.Context) error {
 	id, err := sandboxID(c)
@@ -121,12 +128,8 @@ func (s *server) resume(c echo.Context) error {
 }
 
 func (s *server) setTimeout(c echo.Context) error {
-	id, err := sandboxID(c)
-	if err != nil {
-		return err
-	}
 	var fs faults
-	o, err := body(c, &fs)
+	id, o, err := s.asked(c, &fs)
 	if err != nil {
 		return err
 	}
@@ -145,12 +148,8 @@ func (s *server) setTimeout(c echo.Context) error {
 const maxRefresh = time.Hour
 
 func (s *server) refresh(c echo.Context) error {
-	id, err := sandboxID(c)
-	if err != nil {
-		return err
-	}
 	var fs faults
-	o, err := body(c, &fs)
+	id, o, err := s.asked(c, &fs)
 	if err != nil {
 		return err
 	}
@@ -194,7 +193,9 @@ func (s *server) list(c echo.Context) error {
 	if page.Next != "" {
 		c.Response().Header().Set("X-Next-Token", page.Next)
 	}
-	c.Response().Header().Set("X-Total-Running", strconv.Itoa(page.Total))
+	if running {
+		c.Response().Header().Set("X-Total-Running", strconv.Itoa(page.Total))
+	}
 	return c.JSON(http.StatusOK, listed(page.Sandboxes))
 }
 
@@ -257,7 +258,7 @@ func (s *server) metricsOfMany(c echo.Context) error {
 		}
 		samples, err := s.service.Usage(c.Request().Context(), principal(c), id)
 		switch {
-		case warmpool.CodeOf(err) == warmpool.NotFound && err != nil:
+		case warmpool.CodeOf(err) == warmpool.NotFound:
 		case err != nil:
 			return err
 		case len(samples) > 0:

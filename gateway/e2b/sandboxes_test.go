@@ -126,6 +126,8 @@ func TestTimeoutsFollowE2BsRules(t *testing.T) {
 		{"/sandboxes/" + id + "/connect", `{}`, 400, time.Hour},
 		{"/sandboxes/" + id + "/connect", `{"timeout":0}`, 400, time.Hour},
 		{"/v2/sandboxes/" + id + "/connect", `{"timeout":86401}`, 400, time.Hour},
+		{"/v2/sandboxes/" + id + "/connect", `{"autoPause":true}`, 400, time.Hour},
+		{"/v2/sandboxes/" + id + "/connect", `{"autoPause":false,"memory":true,"timeout":10}`, 200, time.Hour},
 		{"/sandboxes/" + id + "/timeout", `{}`, 400, time.Hour},
 		{"/sandboxes/" + id + "/timeout", `{"timeout":-1}`, 400, time.Hour},
 		{"/sandboxes/" + id + "/timeout", `{"timeout":1.5}`, 400, time.Hour},
@@ -194,6 +196,7 @@ func TestListsAreFilteredPagedAndOrdered(t *testing.T) {
 	require.Equal(t, ids, walked)
 	for _, query := range []string{
 		"limit=0", "limit=101", "limit=x", "order=up", "state=dead", "startedAfter=yesterday", "nextToken=%21", "metadata=%25zz", "metadata=a%3D%25zz", "metadata=a%3D1%26a%3D2",
+		"metadata=%zz", "metadata=a%3D1;state=running",
 	} {
 		a := w.as(aliceKey, http.MethodGet, "/v2/sandboxes?"+query, nil)
 		require.Equal(t, 400, a.status, query)

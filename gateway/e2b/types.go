@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -21,13 +22,21 @@ import (
 // maxBody bounds every request's body.
 const maxBody = 1 << 20
 
+var errSlowBody = echo.NewHTTPError(http.StatusRequestTimeout, "the body did not arrive in time")
+
 // body reads a request's JSON object; no body at all is an empty object. JavaScript SDKs send theirs chunked.
-func body(c echo.Context, fs *faults) (object, error) {
+func (s *server) body(c echo.Context, fs *faults) (object, error) {
+	// The server itself has no deadlines, since sandboxes' streams share its port.
+	control := http.NewResponseController(c.Response())
+	_ = control.SetReadDeadline(time.Now().Add(s.bodyTime)) // where there is no connection there is nothing to wait for
 	raw, err := io.ReadAll(http.MaxBytesReader(c.Response(), c.Request().Body, maxBody))
+	_ = control.SetReadDeadline(time.Time{})
 	var tooLong *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLong):
 		return object{}, err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return object{}, errSlowBody
 	case err != nil:
 		return object{}, &warmpool.Error{Code: warmpool.Invalid, Message: "the body could not be read to its end", Err: err}
 	case strings.TrimSpace(string(raw)) == "":

@@ -30,7 +30,7 @@ const maxConfig = 128 << 10
 func metadataMounts(metadata map[string]string, most int, fs *faults) (wishes []wish, from, unused string) {
 	known := []string{v1alpha1.MetadataVolumeName, v1alpha1.MetadataMountPoint, v1alpha1.MetadataSubPath, v1alpha1.MetadataVolumeConfig}
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
-		if strings.HasPrefix(key, csiPrefix) && !slices.Contains(known, key) {
+		if strings.HasPrefix(strings.ToLower(key), csiPrefix) && !slices.Contains(known, key) {
 			fs.add(object{place: "metadata"}.at(key), "is not a key that this gateway knows; known are %s", strings.Join(known, ", "))
 		}
 	}
