@@ -45,7 +45,7 @@ toolchain=go1.26.8
 go_() {
   if command -v go >/dev/null && [[ "$(go env GOVERSION)" =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 21 ]; then return 0; fi
   if [ ! -x /usr/local/go/bin/go ]; then
-    apt curl=curl python3=python3
+    apt curl=curl python3=python3 update-ca-certificates=ca-certificates
     local arch zip sum
     case $(uname -m) in
       x86_64) arch=amd64 sum=30c2b1bf7dcc88d3eb0a1364e47ddd9128edb3110a30e8a0ef61cd5856b31de7 ;;
