@@ -8,6 +8,9 @@ import (
 
 // Driver makes a kind of volume available on this machine. Drivers import mount and nothing else of ours.
 type Driver interface {
+	// Check says what is wrong with m that can be told from m alone, in the words and kinds of Mount's errors; nil when only Mount
+	// can tell. It touches no storage and does not block: the gateway asks it before a sandbox is spent on the volume.
+	Check(m mount.Mount) error
 	// Mount brings up m's volume and returns it as a Source. dir is an existing, empty directory of the agent's own that the
 	// driver may mount on, a new one for each call. It blocks until the volume is up or ctx ends, and leaves nothing behind when
 	// it fails. Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound, ErrUnavailable where the fact is

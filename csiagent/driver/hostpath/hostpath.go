@@ -78,6 +78,15 @@ func openPrefix(p string) (*os.File, error) {
 	return dir, nil
 }
 
+// Check refuses what the driver does not know and what lies in no allowed prefix.
+func (d *Driver) Check(m mount.Mount) error {
+	if _, err := check(m); err != nil {
+		return err
+	}
+	_, _, err := d.find(m.Attributes[AttrPath])
+	return err
+}
+
 // Mount opens the directory; nothing happens in dir.
 func (d *Driver) Mount(_ context.Context, m mount.Mount, _ string) (mount.Source, error) {
 	create, err := check(m)

@@ -208,3 +208,22 @@ func TestUnknownAttributesAndOptionsAreRefusedByName(t *testing.T) {
 		require.ErrorContains(t, err, name)
 	}
 }
+
+func TestWhatLiesInNoAllowedPrefixIsRefusedBeforeItIsMounted(t *testing.T) {
+	dir := t.TempDir()
+	d, err := hostpath.New(hostpath.Config{Prefixes: []string{dir}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	require.NoError(t, d.Check(mount.Mount{Attributes: map[string]string{hostpath.AttrPath: dir + "/a"}}))
+	for name, m := range map[string]mount.Mount{
+		"another directory": {Attributes: map[string]string{hostpath.AttrPath: "/etc"}},
+		"a prefix's name":   {Attributes: map[string]string{hostpath.AttrPath: dir + "x"}},
+		"a way out":         {Attributes: map[string]string{hostpath.AttrPath: dir + "/../x"}},
+		"an attribute":      {Attributes: map[string]string{hostpath.AttrPath: dir, "mode": "1"}},
+		"an option":         {Attributes: map[string]string{hostpath.AttrPath: dir}, Options: []string{"suid"}},
+	} {
+		err := d.Check(m)
+		require.Error(t, err, name)
+		require.NotContains(t, err.Error(), dir, name)
+	}
+}

@@ -51,17 +51,28 @@ func New(c Config) *Driver {
 	return &Driver{config: c, clients: map[mount.Process]*client{}}
 }
 
-// Mount starts a client on dir. It returns when the mount is there and the client alive; whether it can be read, a probe says.
-func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
-	v, err := parse(m)
-	if err != nil {
-		return mount.Source{}, err
+// Check refuses attributes, options and credentials that no client is started with, and clients that are not installed.
+func (d *Driver) Check(m mount.Mount) error {
+	_, _, _, err := d.command(m, "/")
+	return err
+}
+
+// command is the client's command line for m on dir, with the text of its credentials file.
+func (d *Driver) command(m mount.Mount, dir string) (v volume, args []string, file string, err error) {
+	if v, err = parse(m); err != nil {
+		return v, nil, "", err
 	}
 	name, program, err := choose(v.fuseType, d.config.Path)
 	if err != nil {
-		return mount.Source{}, err
+		return v, nil, "", err
 	}
-	args, file, err := v.argv(name, program, dir)
+	args, file, err = v.argv(name, program, dir)
+	return v, args, file, err
+}
+
+// Mount starts a client on dir. It returns when the mount is there and the client alive; whether it can be read, a probe says.
+func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
+	v, args, file, err := d.command(m, dir)
 	if err != nil {
 		return mount.Source{}, err
 	}

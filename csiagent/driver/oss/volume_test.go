@@ -1,6 +1,8 @@
 package oss
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -223,4 +225,22 @@ func FuzzEndpoint(f *testing.F) {
 		}
 		require.Regexp(t, `^https?://[A-Za-z0-9.:\[\]-]+$`, u.String())
 	})
+}
+
+func TestAVolumeThatNoClientCanServeIsRefusedBeforeOneIsStarted(t *testing.T) {
+	bin := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "s3fs"), []byte("#!/bin/sh\nexit 1\n"), 0o700)) //nolint:gosec // a program
+	good := mount.Mount{
+		Attributes: map[string]string{"bucket": "bucket", "url": "http://127.0.0.1:1"},
+		Secret:     mount.Secret{"akId": "id", "akSecret": "secret"},
+	}
+	d := New(Config{Path: []string{bin}})
+	require.NoError(t, d.Check(good))
+	require.ErrorContains(t, New(Config{Path: []string{t.TempDir()}}).Check(good), "installed")
+	bad := good
+	bad.Attributes = map[string]string{"bucket": "bucket", "url": "http://127.0.0.1:1", "otherOpts": "-o suid"}
+	require.ErrorIs(t, d.Check(bad), mount.ErrInvalid)
+	bad = good
+	bad.Secret = nil
+	require.ErrorIs(t, d.Check(bad), mount.ErrInvalid)
 }

@@ -37,6 +37,12 @@ type Driver struct {
 	MaxSize int64
 }
 
+// Check refuses sizes, attributes and options that a tmpfs cannot have.
+func (d *Driver) Check(m mount.Mount) error {
+	_, err := d.parse(m)
+	return err
+}
+
 // Mount makes a file system that is attached nowhere; nothing happens in dir.
 func (d *Driver) Mount(_ context.Context, m mount.Mount, _ string) (mount.Source, error) {
 	v, err := d.parse(m)
