@@ -285,7 +285,7 @@ func (p *Proxy) failed(w http.ResponseWriter, r *http.Request, up *upstream, t t
 	case errors.As(err, &dial):
 		portClosed(t).write(w, r)
 	default:
-		p.Log.Debug("no answer from a sandbox", "sandbox", t.id, "port", t.port, "error", err)
+		p.Log.Debug("no answer from a sandbox", "request", w.Header().Get("X-Request-Id"), "sandbox", t.id, "port", t.port, "error", err)
 		noAnswer(t).write(w, r)
 	}
 }

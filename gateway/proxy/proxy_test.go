@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -668,6 +669,8 @@ func TestASignedURLFindsItsSandbox(t *testing.T) {
 		{"of the other operation", "POST", "127.0.0.1", "path=/a&signature=" + sign("/a:read::tok"), 401, `"code":401`},
 		{"of another token", "GET", "127.0.0.1", "path=/a&signature=" + sign("/a:read::nobody"), 401, "invalid signature"},
 		{"of no token", "GET", "127.0.0.1", "path=/a&signature=" + sign("/a:read::"), 401, "invalid signature"},
+		{"of another length", "GET", "127.0.0.1", "path=/a&signature=v1_x", 401, "invalid signature"},
+		{"with an end that is none", "GET", "127.0.0.1", "path=/a&signature_expiration=" + strings.Repeat("9", 21) + "&signature=" + sign("/a:read::tok:"+strings.Repeat("9", 21)), 401, "invalid signature"},
 		{"without a signature", "GET", "127.0.0.1", "path=/a", 200, "the API"},
 		{"on a host that is not ours", "GET", "evil.test", "path=/a&signature=" + sign("/a:read::tok"), 200, "the API"},
 	}
@@ -683,6 +686,22 @@ func TestASignedURLFindsItsSandbox(t *testing.T) {
 			require.Contains(t, body, c.want)
 		})
 	}
+}
+
+func TestALongSignedURLCostsLittleHoweverManySandboxes(t *testing.T) {
+	w := newWorld(t)
+	for i := range 5_000 {
+		w.all = append(w.all, warmpool.Sandbox{ID: warmpool.NewID(), Token: warmpool.Token(strconv.Itoa(i))})
+	}
+	begin := time.Now()
+	for range 5 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.gateway.URL+"/files?path=/"+strings.Repeat("a", 200<<10)+"&signature="+url.QueryEscape(sign("x")), nil)
+		require.NoError(t, err)
+		res, _ := do(t, r)
+		require.Equal(t, http.StatusUnauthorized, res.StatusCode)
+	}
+	// Hashed once a sandbox it would be 5 GB.
+	require.Less(t, time.Since(begin), 3*time.Second)
 }
 
 func TestNothingIsLoggedAboveDebugForAnOrdinaryRequest(t *testing.T) {
