@@ -61,9 +61,8 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 	}
 	policy := mount.DefaultPolicy()
 	policy.Drivers = slices.Sorted(maps.Keys(drivers))
-	changed := make(chan struct{}, 1)
 	pool, err := local.New(local.Config{
-		Pool:  local.Pool{Sets: store.Sets, Changed: changed, Max: cfg.MaxSandboxes},
+		Pool:  local.Pool{Sets: store.Sets, Changed: store.Changed, Max: cfg.MaxSandboxes},
 		State: cfg.State, Envd: filepath.Join(cfg.Bin, "envd"), Starter: filepath.Join(cfg.Bin, "starter"), EnvdVersion: envd.Version,
 		Drivers: drivers, Policy: policy, Probe: prober(), Log: log,
 	})
@@ -77,10 +76,10 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 		pool.Close()
 		return err
 	}
-	return serve(cfg, log, out, store, pool, service, changed)
+	return serve(cfg, log, out, store, pool, service)
 }
 
-func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, pool *local.Backend, service *gateway.Service, changed chan<- struct{}) error {
+func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, pool *local.Backend, service *gateway.Service) error {
 	access, err := openAccess(cfg.State)
 	if err != nil {
 		pool.Close()
@@ -105,7 +104,6 @@ func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, p
 
 	var group boot.Group
 	group.Add("manifests", store.Run)
-	group.Add("manifest changes", func(ctx context.Context) error { return forward(ctx, store, changed) })
 	group.Add("pool", pool.Run)
 	group.Add("server", func(ctx context.Context) error { return serveHTTP(ctx, server, listener) })
 	group.Add("announcement", func(ctx context.Context) error {
@@ -140,22 +138,6 @@ func serveHTTP(ctx context.Context, server *http.Server, listener net.Listener) 
 	}
 	<-stopped
 	return err
-}
-
-// forward tells the pool that the manifests have changed.
-func forward(ctx context.Context, store *manifest.Store, changed chan<- struct{}) error {
-	for {
-		next := store.Changed()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-next:
-		}
-		select {
-		case changed <- struct{}{}:
-		default: // it has not looked since the last time
-		}
-	}
 }
 
 // builtin are the drivers of one machine.

@@ -211,7 +211,7 @@ func aSet(name string, replicas int32) v1alpha1.SandboxSet {
 func begin(t *testing.T, f *fake, change func(*Pool), sets ...v1alpha1.SandboxSet) *world {
 	t.Helper()
 	w := &world{t: t, fake: f, clock: testclock.NewFakeClock(time.Now()), sets: sets, news: make(chan struct{}, 1)}
-	cfg := Pool{Clock: w.clock, Changed: w.news, Sets: func() []v1alpha1.SandboxSet {
+	cfg := Pool{Clock: w.clock, Changed: func() <-chan struct{} { return w.news }, Sets: func() []v1alpha1.SandboxSet {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.sets

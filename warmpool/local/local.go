@@ -25,9 +25,9 @@ import (
 
 // Pool are the settings of the pools. Zero values stand for the defaults named.
 type Pool struct {
-	// Sets are the pools wanted now; Changed says that they may have changed.
+	// Sets are the pools wanted now. Changed returns a channel that is closed when they next change; nil: they never do.
 	Sets    func() []v1alpha1.SandboxSet
-	Changed <-chan struct{}
+	Changed func() <-chan struct{}
 	// Max sandboxes at a time, stock included; 512.
 	Max int
 	// Parallel is how many sandboxes are made at the same time; 2.
@@ -49,6 +49,9 @@ func (p *Pool) defaults() error {
 	setDefault(&p.Grace, 2*time.Minute)
 	setDefault(&p.MakeTimeout, 30*time.Second)
 	setDefault(&p.EndTimeout, 20*time.Second)
+	if p.Changed == nil {
+		p.Changed = func() <-chan struct{} { return nil }
+	}
 	if p.Clock == nil {
 		p.Clock = clock.RealClock{}
 	}

@@ -26,6 +26,7 @@ func (b *Backend) Run(ctx context.Context) error {
 	defer b.detach()
 	defer b.work.Wait()
 	defer b.stop()
+	changed := b.cfg.Changed() // taken before the sets are read, so that nothing is missed
 	b.reconcile()
 	if err := b.adopt(ctx); err != nil {
 		return err
@@ -41,7 +42,8 @@ func (b *Backend) Run(ctx context.Context) error {
 			return nil
 		case <-b.wake:
 		case <-timer.C():
-		case <-b.cfg.Changed:
+		case <-changed:
+			changed = b.cfg.Changed()
 			b.reconcile()
 		}
 	}
