@@ -1,9 +1,9 @@
 package volume
 
 import (
-	"fmt"
 	"path"
 	"strconv"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -32,18 +32,43 @@ var checks = map[string]func(attributes, secret map[string]string) string{
 		return ""
 	},
 	mount.DriverOSS: func(a, s map[string]string) string {
-		if r := required("volumeAttributes.", a, "bucket", "url"); r != "" {
-			return r
+		switch {
+		case missing(a, "bucket", "url") != "":
+			return "volumeAttributes." + missing(a, "bucket", "url") + " is missing"
+		case value(a, "authType") == "public":
+			return ""
+		case value(a, "authType") != "":
+			return "volumeAttributes.authType must be empty (an access key) or public"
+		case missing(s, "AccessKeyId", "AccessKeySecret") == "":
+			return ""
+		case missing(s, "akId", "akSecret") != "":
+			return "its Secret's " + missing(s, "akId", "akSecret") + " is missing"
 		}
-		return required("its Secret's ", s, "akId", "akSecret")
+		return ""
 	},
-	mount.DriverNAS: func(a, _ map[string]string) string { return required("volumeAttributes.", a, "server", "path") },
+	mount.DriverNAS: func(a, _ map[string]string) string {
+		if key := missing(a, "server", "path"); key != "" {
+			return "volumeAttributes." + key + " is missing"
+		}
+		return ""
+	},
 }
 
-func required(where string, have map[string]string, keys ...string) string {
+// missing is the first of the keys without a value, "" when all have one.
+func missing(have map[string]string, keys ...string) string {
 	for _, k := range keys {
-		if have[k] == "" {
-			return fmt.Sprintf("%s%s is missing", where, k)
+		if value(have, k) == "" {
+			return k
+		}
+	}
+	return ""
+}
+
+// value finds a key in whatever letters it is written: PersistentVolumes in the field spell them in many ways.
+func value(have map[string]string, key string) string {
+	for k, v := range have {
+		if strings.EqualFold(strings.TrimSpace(k), key) {
+			return strings.TrimSpace(v)
 		}
 	}
 	return ""

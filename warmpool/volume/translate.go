@@ -27,9 +27,12 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 	switch s := pv.Spec.PersistentVolumeSource; {
 	case s.CSI != nil:
 		src.Driver, src.VolumeHandle = s.CSI.Driver, s.CSI.VolumeHandle
-		src.Attributes, src.ReadOnly = maps.Clone(s.CSI.VolumeAttributes), s.CSI.ReadOnly
+		src.Attributes, src.ReadOnly = attributes(s.CSI), s.CSI.ReadOnly
 		if src.VolumeHandle == "" {
 			refuse("is set up wrongly: spec.csi.volumeHandle is empty")
+		}
+		if s.CSI.NodeStageSecretRef != nil && s.CSI.NodePublishSecretRef == nil {
+			refuse("is set up wrongly: name its Secret in nodePublishSecretRef; nodeStageSecretRef is not read")
 		}
 	case s.HostPath != nil:
 		src.Driver, src.VolumeHandle, src.Attributes = mount.DriverHostPath, pv.Name, map[string]string{"path": s.HostPath.Path}
@@ -50,6 +53,19 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 		src.ReadOnly = true
 	}
 	return src
+}
+
+// attributes are a CSI volume's, with the one thing that fsType says to a driver here: which client an object store wants. For
+// other drivers it is a default that provisioners fill in and nobody formats a volume by.
+func attributes(csi *corev1.CSIPersistentVolumeSource) map[string]string {
+	out := maps.Clone(csi.VolumeAttributes)
+	if csi.Driver == mount.DriverOSS && strings.HasPrefix(csi.FSType, "ossfs") && value(out, "fuseType") == "" {
+		if out == nil {
+			out = map[string]string{}
+		}
+		out["fuseType"] = csi.FSType
+	}
+	return out
 }
 
 // options are mount options one by one: "nolock,tcp" in one item is two.
