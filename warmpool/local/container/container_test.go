@@ -76,9 +76,13 @@ func TestTheWallsOfAContainer(t *testing.T) {
 		script string
 		want   string // in the output
 		fails  bool
+		exact  bool // nothing but want
 	}{
 		{name: "the user is user", uid: 1000, script: "id -un; echo ~; cd ~ && touch x && echo written", want: "user\n/home/user\nwritten"},
 		{name: "sudo works without a password", uid: 1000, script: "sudo id -u", want: "0"},
+		{name: "sudo does not complain", uid: 1000, script: "sudo true && echo done", want: "done", exact: true},
+		{name: "the machine's audit log is out of reach", uid: 0, script: "python3 -c 'import socket;socket.socket(socket.AF_NETLINK,socket.SOCK_RAW,9)'", want: "Protocol not supported", fails: true},
+		{name: "addresses can be listed", uid: 1000, script: "ip -o address show lo | head -1 | cut -d' ' -f2", want: "lo"},
 		{name: "su works for root", uid: 0, script: "su user -c 'id -u'", want: "1000"},
 		{name: "root writes below /usr, in its own layer", uid: 0, script: "echo x >/usr/local/planted && cat /usr/local/planted", want: "x"},
 		{name: "no mount", uid: 0, script: "mount -t tmpfs none /mnt", want: "denied", fails: true},
@@ -99,6 +103,9 @@ func TestTheWallsOfAContainer(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := w.sh(t, c.uid, c.script)
 			require.Contains(t, out, c.want)
+			if c.exact {
+				require.Equal(t, c.want, out)
+			}
 			if c.fails {
 				require.Error(t, err, out)
 			}

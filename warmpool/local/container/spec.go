@@ -73,6 +73,9 @@ func (r *Runtime) specification(s Spec) (*specs.Spec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container %s: seccomp profile: %w", s.ID, err)
 	}
+	if err := withoutAudit(profile); err != nil {
+		return nil, fmt.Errorf("container %s: seccomp profile: %w", s.ID, err)
+	}
 	spec.Linux.Seccomp = profile
 	return spec, nil
 }
