@@ -37,7 +37,9 @@ func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, 
 	}
 	// What did not resolve has no driver; only its paths can be judged.
 	var refused mount.Faults
-	if err := s.policy.Admit(resolved); err != nil && !errors.As(err, &refused) {
+	policy := s.policy
+	policy.Reserved = slices.Concat(policy.Reserved, template.Reserved)
+	if err := policy.Admit(resolved); err != nil && !errors.As(err, &refused) {
 		return nil, err
 	}
 	for _, f := range refused {

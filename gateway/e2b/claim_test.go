@@ -106,6 +106,7 @@ var refusals = []struct {
 	{"a sub-path with an unknown placeholder", with(volumeName, "scratch", mountPoint, "/data", subPath, "${HOME}"), 400, []string{"csi-subpath"}},
 	{"three faults of one mount", with(volumeName, "BAD", mountPoint, "x", subPath, ".."), 400, []string{"csi-volume-name", "csi-mount-point", "csi-subpath"}},
 	{"a pool without the runtime", fields{"templateID": "plain", "metadata": fields{volumeName: "scratch", mountPoint: "/data"}}, 400, []string{"plain", "csi"}},
+	{"a pool without the runtime, for a volume that is no name", fields{"templateID": "plain", "metadata": fields{volumeName: "BAD", mountPoint: "/data"}}, 400, []string{"csi-volume-name: must be the name", `template "plain" cannot mount volumes`}},
 
 	// Many mounts.
 	{"a config that is no JSON", config(`{{`), 400, []string{"csi-volume-config: is not valid JSON"}},

@@ -29,9 +29,3 @@ func split(list string) []string {
 	}
 	return out
 }
-
-// overlap says whether two absolute, normalised paths are equal or one is below the other.
-func overlap(a, b string) bool {
-	a, b = strings.TrimSuffix(a, "/")+"/", strings.TrimSuffix(b, "/")+"/"
-	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
-}

@@ -77,16 +77,10 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 func (res *resolution) fits(i int, spec mount.Spec) {
 	t := res.req.Template
 	if i == 0 && !slices.Contains(t.Runtimes, v1alpha1.RuntimeCSI) {
-		res.fault(i, mount.FieldVolume, "template %q cannot mount volumes: its runtimes do not include %q", t.Name, v1alpha1.RuntimeCSI)
+		res.fault(i, mount.FieldContainer, "template %q cannot mount volumes: its runtimes do not include %q", t.Name, v1alpha1.RuntimeCSI)
 	}
 	if spec.Container != "" && !slices.Contains(t.Containers, spec.Container) {
 		res.fault(i, mount.FieldContainer, "template %q has no container of that name", t.Name)
-	}
-	for _, path := range t.Reserved {
-		if overlap(spec.Target, path) {
-			res.fault(i, mount.FieldTarget, "template %q mounts %s itself; choose a path neither above nor below it", t.Name, path)
-			break
-		}
 	}
 	res.faults = append(res.faults, unexpandable(spec.SubPath, res.req.Metadata).At(i)...)
 }

@@ -284,9 +284,8 @@ func TestRefusals(t *testing.T) {
 			r.Drivers = append(r.Drivers, mount.DriverNAS)
 		}, mount.FieldVolume, "volumeAttributes.server is missing"},
 		{"a Secret of another namespace", oss(func(pv *corev1.PersistentVolume) { pv.Spec.CSI.NodePublishSecretRef.Namespace = "default" }), good, nil, mount.FieldVolume, "must be in namespace sandbox-system"},
-		{"a template without csi", tmpfs(), nil, func(r *volume.Request) { r.Template.Runtimes = []string{"agent-runtime"} }, mount.FieldVolume, `runtimes do not include "csi"`},
+		{"a template without csi", tmpfs(), nil, func(r *volume.Request) { r.Template.Runtimes = []string{"agent-runtime"} }, mount.FieldContainer, `runtimes do not include "csi"`},
 		{"a container that is not there", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].Container = "nope" }, mount.FieldContainer, "no container of that name"},
-		{"a path that the template mounts", tmpfs(), nil, func(r *volume.Request) { r.Template.Reserved = []string{"/data/cache"} }, mount.FieldTarget, "mounts /data/cache itself"},
 		{"a placeholder without its metadata", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].SubPath = "u/${USER_ID}" }, mount.FieldSubPath, "USER_ID"},
 		{"a placeholder that climbs", tmpfs(), nil, func(r *volume.Request) {
 			r.Specs[0].SubPath, r.Metadata = "u/${USER_ID}", map[string]string{"USER_ID": ".."}
