@@ -31,7 +31,7 @@ type snapshot struct {
 	volumes map[string]*corev1.PersistentVolume
 	claims  map[key]*corev1.PersistentVolumeClaim
 	secrets map[key]*corev1.Secret
-	ignored []string // what was left out on purpose, for the log
+	ignored []string // what was left out on purpose, for the log: manifests and fields
 }
 
 // file is one manifest file as it was read.
@@ -56,7 +56,7 @@ func files(dir string) ([]file, error) {
 		if len(out) == maxFiles {
 			return nil, fmt.Errorf("more than %d manifest files in %s", maxFiles, dir)
 		}
-		raw, err := read(filepath.Join(dir, e.Name()))
+		raw, err := content(filepath.Join(dir, e.Name()))
 		if err != nil {
 			return nil, err
 		}
@@ -65,7 +65,7 @@ func files(dir string) ([]file, error) {
 	return out, nil
 }
 
-func read(path string) ([]byte, error) {
+func content(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func load(all []file) (*snapshot, error) {
 		}
 		docs, broken := parse(f.raw)
 		if broken != nil {
-			l.faults = append(l.faults, Fault{File: f.name, Line: broken.line, Reason: broken.reason})
+			l.faults = append(l.faults, Fault{File: f.name, Line: broken.line, Field: broken.field, Reason: broken.reason})
 			continue
 		}
 		for _, d := range docs {
@@ -130,13 +130,14 @@ type kind struct {
 	apiVersion string
 	new        func() any
 	add        func(l *loader, d *document, object any)
+	elsewhere  []elsewhere
 }
 
 var kinds = map[string]kind{
-	"SandboxSet":            {v1alpha1.Group + "/" + v1alpha1.Version, func() any { return &v1alpha1.SandboxSet{} }, addSet},
-	"PersistentVolume":      {"v1", func() any { return &corev1.PersistentVolume{} }, addVolume},
-	"PersistentVolumeClaim": {"v1", func() any { return &corev1.PersistentVolumeClaim{} }, addClaim},
-	"Secret":                {"v1", func() any { return &corev1.Secret{} }, addSecret},
+	"SandboxSet":            {v1alpha1.Group + "/" + v1alpha1.Version, func() any { return &v1alpha1.SandboxSet{} }, addSet, clusterFields},
+	"PersistentVolume":      {"v1", func() any { return &corev1.PersistentVolume{} }, addVolume, nil},
+	"PersistentVolumeClaim": {"v1", func() any { return &corev1.PersistentVolumeClaim{} }, addClaim, nil},
+	"Secret":                {"v1", func() any { return &corev1.Secret{} }, addSecret, nil},
 }
 
 // ignored kinds often stand beside ours in manifests for a cluster and mean nothing on one machine.
@@ -163,6 +164,7 @@ func (l *loader) document(d *document) {
 	if root["apiVersion"] != k.apiVersion {
 		d.problem(d.at("apiVersion"), "apiVersion", "want %s", k.apiVersion)
 	}
+	l.setAside(d, root, object, k.elsewhere)
 	into := k.new()
 	d.conform(d.value, reflect.TypeOf(into), "")
 	if len(d.problems) == 0 {

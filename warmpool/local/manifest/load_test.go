@@ -55,6 +55,72 @@ func TestGoodManifestsLoad(t *testing.T) {
 	require.Len(t, snap.ignored, 1)
 }
 
+// As kubectl writes what a cluster has, with all that servers fill in.
+const served = `apiVersion: v1
+items:
+- apiVersion: agents.kruise.io/v1alpha1
+  kind: SandboxSet
+  metadata:
+    annotations:
+      kubectl.kubernetes.io/last-applied-configuration: |
+        {"apiVersion":"agents.kruise.io/v1alpha1"}
+    creationTimestamp: "2026-01-02T03:04:05Z"
+    finalizers: [agents.kruise.io/protect]
+    generation: 3
+    managedFields:
+    - apiVersion: agents.kruise.io/v1alpha1
+      fieldsType: FieldsV1
+      fieldsV1: {"f:spec": {"f:replicas": {}}}
+      manager: kubectl
+      operation: Update
+      time: "2026-01-02T03:04:05Z"
+    name: base
+    namespace: default
+    resourceVersion: "12345"
+    uid: 0b0e3f0e-6f3a-4d9e-9c56-0d6a3b2f7f11
+  spec:
+    replicas: 2
+    scaleStrategy: {maxUnavailable: 20%}
+    updateStrategy: {maxUnavailable: 1}
+    template:
+      metadata: {creationTimestamp: null}
+      spec:
+        containers: [{name: sandbox, image: x, terminationMessagePath: /dev/termination-log}]
+        dnsPolicy: ClusterFirst
+        restartPolicy: Always
+        schedulerName: default-scheduler
+        securityContext: {}
+  status:
+    availableReplicas: 2
+    selector: a=b
+- apiVersion: v1
+  kind: PersistentVolume
+  metadata: {name: pv, uid: 5e0e3f0e-6f3a-4d9e-9c56-0d6a3b2f7f11, resourceVersion: "7"}
+  spec:
+    accessModes: [ReadWriteMany]
+    capacity: {storage: 1Gi}
+    hostPath: {path: /srv, type: ""}
+    persistentVolumeReclaimPolicy: Retain
+    volumeMode: Filesystem
+  status: {phase: Available, lastPhaseTransitionTime: "2026-01-02T03:04:05Z"}
+- apiVersion: v1
+  kind: Secret
+  metadata: {name: s, namespace: sandbox-system, creationTimestamp: "2026-01-02T03:04:05Z"}
+  type: Opaque
+  data: {akId: Y2FuYXJ5}
+kind: List
+metadata: {resourceVersion: ""}
+`
+
+func TestWhatAClusterGivesOutLoads(t *testing.T) {
+	snap, err := loadText(served)
+	require.NoError(t, err)
+	require.Equal(t, int32(2), snap.sets["base"].Spec.Replicas)
+	require.Equal(t, "/srv", snap.volumes["pv"].Spec.HostPath.Path)
+	require.Equal(t, "canary", string(snap.secrets[key{"sandbox-system", "s"}].Data["akId"]))
+	require.Equal(t, []string{"f.yaml: SandboxSet/base: spec.scaleStrategy", "f.yaml: SandboxSet/base: spec.updateStrategy"}, snap.ignored)
+}
+
 func TestFaultsNameFileLineAndField(t *testing.T) {
 	set := func(from, to string) string { return edit(t, goodSet, from, to) }
 	pv := func(from, to string) string { return edit(t, goodVolume, from, to) }
@@ -67,6 +133,15 @@ func TestFaultsNameFileLineAndField(t *testing.T) {
 		{"a wrong version", set("v1alpha1", "v1"), "f.yaml:1: SandboxSet/base: apiVersion: want agents.kruise.io/v1alpha1"},
 		{"an unknown field", set("  replicas", "  replica"), "f.yaml:5: SandboxSet/base: spec.replica: unknown field"},
 		{"a field in another case", set("replicas", "Replicas"), "f.yaml:5: SandboxSet/base: spec.Replicas: unknown field"},
+		{"a pod by reference", set("replicas: 2", "templateRef: {name: x}"), "f.yaml:5: SandboxSet/base: spec.templateRef: is not supported on one machine; write"},
+		{"claims for each sandbox", set("replicas: 2", "volumeClaimTemplates: []"), "f.yaml:5: SandboxSet/base: spec.volumeClaimTemplates: is not supported"},
+		{"volumes of the set", set("replicas: 2", "volumes: [{name: a}]"), "spec.volumes: is not supported"},
+		{"what survives a pause", set("replicas: 2", "persistentContents: [ip]"), "spec.persistentContents: is not supported"},
+		{"a list without items", "apiVersion: v1\nkind: List\nitem: []\n", "f.yaml:1: items: a List wants items"},
+		{"a list in a list", "kind: List\nitems: [{kind: List, items: []}]\n", "f.yaml:2: kind: want one of"},
+		{"an object of a list that is none", "kind: List\nitems: [a]\n", "f.yaml:2: want a mapping"},
+		{"an object of a list that is wrong", "kind: List\nitems:\n- " + strings.ReplaceAll(set("replicas: 2", "replicas: x"), "\n", "\n  "), "f.yaml:7: SandboxSet/base: spec.replicas: want a whole number"},
+		{"an alias bomb of many objects", "kind: List\nx: &x [1,1,1,1,1,1,1,1,1,1]\ny: &y {kind: [*x,*x,*x,*x,*x,*x,*x,*x,*x,*x]}\nitems: [" + strings.Repeat("*y,", 600) + "*y]\n", "too large, or nested too deeply"},
 		{"an unknown field of a container", set("image: x", "imag: x"), "f.yaml:10: SandboxSet/base: spec.template.spec.containers[0].imag: unknown field"},
 		{"a wrong type", set("replicas: 2", "replicas: two"), `f.yaml:5: SandboxSet/base: spec.replicas: want a whole number, got "two"`},
 		{"a fraction", set("replicas: 2", "replicas: 2.5"), `spec.replicas: want a whole number, got 2.5`},
@@ -133,6 +208,7 @@ func TestASecretIsNeverQuoted(t *testing.T) {
 		{"a syntax error", edit(t, goodSecret, "akId: canary1", "akId: [canary1"), "details are withheld"},
 		{"an alias of nothing", edit(t, goodSecret, "akId: canary1", "akId: *canary1"), "details are withheld"},
 		{"a bad name", edit(t, goodSecret, "name: s,", "name: S,"), "metadata.name: want"},
+		{"a Secret in a list", "kind: List\nitems:\n- " + strings.ReplaceAll(edit(t, goodSecret, "akId: canary1", "akId: [canary1]"), "\n", "\n  "), "stringData: want text"},
 		{"another kind's fields", edit(t, goodSecret, "stringData:", "spec:"), "unknown field"},
 	}
 	for _, c := range cases {
@@ -172,7 +248,7 @@ func TestAnchorsAreFilledIn(t *testing.T) {
 }
 
 func FuzzLoad(f *testing.F) {
-	for _, seed := range []string{goodSet, goodVolume, goodSecret, goodSet + "---\n" + goodSecret, "a: &a [*a]", "? [a]\n: b", "<<: {a: b}", "kind: !!int x", "kind: 99999999999999999999", "kind: .inf"} {
+	for _, seed := range []string{served, goodSet, goodVolume, goodSecret, goodSet + "---\n" + goodSecret, "a: &a [*a]", "? [a]\n: b", "<<: {a: b}", "kind: !!int x", "kind: 99999999999999999999", "kind: .inf"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

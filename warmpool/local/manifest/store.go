@@ -147,7 +147,7 @@ func (s *Store) tell() {
 	defer s.mu.RUnlock()
 	s.log.Info("manifests read", "dir", s.dir, "sets", len(s.snap.sets), "volumes", len(s.snap.volumes), "secrets", len(s.snap.secrets))
 	for _, what := range s.snap.ignored {
-		s.log.Info("manifest ignored: this kind means nothing on one machine", "manifest", what)
+		s.log.Info("ignored: it means nothing on one machine", "manifest", what)
 	}
 }
 

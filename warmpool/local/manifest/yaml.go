@@ -74,12 +74,42 @@ func parse(raw []byte) ([]*document, *problem) {
 		if len(node.Content) == 0 || node.Content[0].ShortTag() == "!!null" {
 			continue
 		}
-		d := &document{root: node.Content[0], lines: map[string]int{}}
-		d.quiet = !slices.Contains([]string{"SandboxSet", "PersistentVolume", "PersistentVolumeClaim"}, kindOf(d.root))
-		d.lines[""] = d.root.Line
-		d.value = d.convert(d.root, "", &budget{values: maxValues, depth: maxDepth})
-		docs = append(docs, d)
+		objects, wrong := listed(node.Content[0])
+		if wrong != nil {
+			return nil, wrong
+		}
+		left := &budget{values: maxValues, depth: maxDepth}
+		for _, root := range objects {
+			docs = append(docs, read(root, left))
+		}
 	}
+}
+
+// read makes a document of one object.
+func read(root *yaml.Node, left *budget) *document {
+	d := &document{root: root, lines: map[string]int{"": root.Line}}
+	d.quiet = !slices.Contains([]string{"SandboxSet", "PersistentVolume", "PersistentVolumeClaim"}, kindOf(root))
+	d.value = d.convert(root, "", left)
+	return d
+}
+
+// listed are the objects of a List, as `kubectl get -o yaml` writes it, else the one object itself.
+func listed(root *yaml.Node) ([]*yaml.Node, *problem) {
+	if kindOf(root) != "List" {
+		return []*yaml.Node{root}, nil
+	}
+	for i := 0; i+1 < len(root.Content); i += 2 {
+		items := resolved(root.Content[i+1])
+		if root.Content[i].Value != "items" || items.Kind != yaml.SequenceNode {
+			continue
+		}
+		var out []*yaml.Node
+		for _, item := range items.Content {
+			out = append(out, resolved(item))
+		}
+		return out, nil
+	}
+	return nil, &problem{line: root.Line, field: "items", reason: "a List wants items, a list of objects"}
 }
 
 // syntax is a parser's error without what it might quote of a secret.
