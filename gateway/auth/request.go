@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"net/http"
 	"strings"
 
@@ -31,17 +30,4 @@ func (k *Keys) Authenticate(r *http.Request) (warmpool.Principal, bool) {
 		return warmpool.Principal{}, false
 	}
 	return k.Lookup(key)
-}
-
-type contextKey struct{}
-
-// NewContext returns ctx with the principal that middleware has found.
-func NewContext(ctx context.Context, p warmpool.Principal) context.Context {
-	return context.WithValue(ctx, contextKey{}, p)
-}
-
-// FromContext is the principal that NewContext put in.
-func FromContext(ctx context.Context) (warmpool.Principal, bool) {
-	p, ok := ctx.Value(contextKey{}).(warmpool.Principal)
-	return p, ok
 }
