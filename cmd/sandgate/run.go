@@ -136,7 +136,9 @@ func serveHTTP(ctx context.Context, server *http.Server, listener net.Listener) 
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = server.Close()
 	}
-	<-stopped
+	if ended := <-stopped; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	return err
 }
 
