@@ -107,6 +107,9 @@ func environment(o object) map[string]string {
 // everywhere are the networks that denyOut names to take the internet away as a whole.
 var everywhere = []string{"0.0.0.0/0", "::/0"}
 
+// fineRules are the fields of network that cannot be kept here.
+var fineRules = []string{"allowOut", "rules", "egressProxy", "maskRequestHost", "httpsPorts"}
+
 // internet reads allow_internet_access and the parts of network that mean the same. Finer rules cannot be kept here, and a
 // rule that is not kept must not look as if it were.
 func internet(o object) *bool {
@@ -122,7 +125,12 @@ func internet(o object) *bool {
 	if !ok {
 		return allow
 	}
-	network.only(true, "denyOut", "allowPublicTraffic")
+	network.only(true, slices.Concat([]string{"denyOut", "allowPublicTraffic"}, fineRules)...)
+	for _, name := range fineRules {
+		if v, ok := network.fields[name]; ok && !empty(v) {
+			o.faults.add(network.at(name), "network rules finer than all or nothing are not supported here; leave it out")
+		}
+	}
 	if open, ok := network.truth("allowPublicTraffic"); ok && !open {
 		o.faults.add("network.allowPublicTraffic", "closing a sandbox's ports to callers without a token is not supported here; leave it out")
 	}

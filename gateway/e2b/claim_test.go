@@ -73,7 +73,7 @@ var refusals = []struct {
 	{"identity tokens", fields{"templateID": "base", "iam": fields{"tokens": fields{"a": fields{"audience": "x"}}}}, 400, []string{"iam", "not supported"}},
 	{"a private port", fields{"templateID": "base", "network": fields{"allowPublicTraffic": false}}, 400, []string{"network.allowPublicTraffic"}},
 	{"a fine egress rule", fields{"templateID": "base", "network": fields{"denyOut": []string{"10.0.0.0/8"}}}, 400, []string{"network.denyOut"}},
-	{"an allow list", fields{"templateID": "base", "network": fields{"allowOut": []string{"1.1.1.1"}, "denyOut": []string{"0.0.0.0/0"}}}, 400, []string{"network.allowOut"}},
+	{"an allow list", fields{"templateID": "base", "network": fields{"allowOut": []string{"1.1.1.1"}, "denyOut": []string{"0.0.0.0/0"}}}, 400, []string{"network.allowOut: network rules finer"}},
 	{"an egress proxy", fields{"templateID": "base", "network": fields{"egressProxy": fields{"address": "p:1"}}}, 400, []string{"network.egressProxy"}},
 	{"name servers", fields{"templateID": "base", "network": fields{"dnsServers": []string{"9.9.9.9"}}}, 400, []string{"network.dnsServers"}},
 	{"several at once", fields{"templateID": "base", "timeout": 0, "autoPause": true, "envVars": fields{"": "x"}}, 400, []string{"timeout", "autoPause", "envVars"}},
@@ -88,6 +88,11 @@ var refusals = []struct {
 	{"somebody's volume", with(volumeName, "somebodys", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
 	{"an unknown driver", with(volumeName, "foreign-drv", mountPoint, "/data"), 400, []string{"csi-volume-name", "driver"}},
 	{"a volume whose Secret is missing", with(volumeName, "no-secret", mountPoint, "/data"), 400, []string{"csi-volume-name", "ecret"}},
+	{"a source that sandboxes cannot mount", with(volumeName, "nfs", mountPoint, "/data"), 400, []string{"csi-volume-name", "nfs"}},
+	{"a block volume", with(volumeName, "block", mountPoint, "/data"), 400, []string{"csi-volume-name", "Block"}},
+	{"a volume that is being deleted", with(volumeName, "going", mountPoint, "/data"), 400, []string{"csi-volume-name", "being deleted"}},
+	{"a volume whose mount options are not allowed", with(volumeName, "options", mountPoint, "/data"), 400, []string{"csi-volume-name", `mount option "suid"`}},
+	{"a volume that is set up wrongly", with(volumeName, "no-size", mountPoint, "/data"), 400, []string{"csi-volume-name", "volumeAttributes.size"}},
 	{"a volume that is no name", with(volumeName, "../x", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
 	{"a relative mount point", with(volumeName, "scratch", mountPoint, "data"), 400, []string{"csi-mount-point"}},
 	{"a mount point that climbs", with(volumeName, "scratch", mountPoint, "/data/../etc"), 400, []string{"csi-mount-point"}},
@@ -101,6 +106,20 @@ var refusals = []struct {
 	{"a mount point with a NUL", with(volumeName, "scratch", mountPoint, "/da\x00ta"), 400, []string{"csi-mount-point"}},
 	{"a mount point with //", with(volumeName, "scratch", mountPoint, "/da//ta"), 400, []string{"csi-mount-point"}},
 	{"a mount point with :", with(volumeName, "scratch", mountPoint, "/da:ta"), 400, []string{"csi-mount-point"}},
+	{"a mount point with a dot for a name", with(volumeName, "scratch", mountPoint, "/data/./x"), 400, []string{"csi-mount-point"}},
+	{"a mount point with a line end", with(volumeName, "scratch", mountPoint, "/data\n"), 400, []string{"csi-mount-point: must not contain control"}},
+	{"a mount point with a DEL", with(volumeName, "scratch", mountPoint, "/da\x7fta"), 400, []string{"csi-mount-point: must not contain control"}},
+	{"a mount point with a name of 256 bytes", with(volumeName, "scratch", mountPoint, "/"+strings.Repeat("a", 256)), 400, []string{"csi-mount-point"}},
+	{"a mount point that is empty", with(volumeName, "scratch", mountPoint, ""), 400, []string{"csi-mount-point: is required"}},
+	{"a sub-path of 10,000 bytes", with(volumeName, "scratch", mountPoint, "/data", subPath, strings.Repeat("a/", 5000)), 400, []string{"csi-subpath"}},
+	{"a sub-path of 17 components", with(volumeName, "scratch", mountPoint, "/data", subPath, strings.Repeat("a/", 17)), 400, []string{"csi-subpath"}},
+	{"a sub-path with a NUL", with(volumeName, "scratch", mountPoint, "/data", subPath, "a\x00b"), 400, []string{"csi-subpath"}},
+	{"a sub-path with //", with(volumeName, "scratch", mountPoint, "/data", subPath, "a//b"), 400, []string{"csi-subpath"}},
+	{"a sub-path with :", with(volumeName, "scratch", mountPoint, "/data", subPath, "a:b"), 400, []string{"csi-subpath"}},
+	{"a sub-path of a dot", with(volumeName, "scratch", mountPoint, "/data", subPath, "."), 400, []string{"csi-subpath"}},
+	{"a placeholder without its metadata", with(volumeName, "scratch", mountPoint, "/data", subPath, "u/${USER_ID}"), 400, []string{"csi-subpath", "USER_ID"}},
+	{"a placeholder that climbs once filled in", with(volumeName, "scratch", mountPoint, "/data", subPath, "u/${USER_ID}/x", "USER_ID", ".."), 400, []string{"csi-subpath: after its placeholders"}},
+	{"a placeholder that is a path", with(volumeName, "scratch", mountPoint, "/data", subPath, "u/${USER_ID}", "USER_ID", "a/b"), 400, []string{"csi-subpath", "must not contain /"}},
 	{"a sub-path that climbs", with(volumeName, "scratch", mountPoint, "/data", subPath, "a/../../b"), 400, []string{"csi-subpath"}},
 	{"an absolute sub-path", with(volumeName, "scratch", mountPoint, "/data", subPath, "/a"), 400, []string{"csi-subpath"}},
 	{"a sub-path with an unknown placeholder", with(volumeName, "scratch", mountPoint, "/data", subPath, "${HOME}"), 400, []string{"csi-subpath"}},
@@ -184,6 +203,36 @@ func TestEveryRefusalNamesItsPlaceAndTakesNoStock(t *testing.T) {
 				require.Equal(t, tpl.Desired, tpl.Ready, "stock of %s was taken", tpl.Name)
 			}
 		})
+	}
+}
+
+func TestTheSystemsOwnPathsAreNoTargets(t *testing.T) {
+	w := newWorld(t)
+	var targets []string
+	for _, p := range []string{
+		"/proc", "/sys", "/dev", "/etc", "/run", "/var/run", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/boot",
+		"/.sandgate", "/var/run/secrets/kubernetes.io/serviceaccount", "/opt/template",
+	} {
+		targets = append(targets, p, p+"/", p+"/below")
+	}
+	for _, target := range append(targets, "/", "/tmp", "/tmp/", "/var", "/opt") {
+		a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", with(volumeName, "scratch", mountPoint, target))
+		require.Equal(t, 400, a.status, "%s: %s", target, a.body)
+		require.Contains(t, a.message(t), "csi-mount-point: must not be", target)
+	}
+	require.Zero(t, w.pool.Claimed())
+}
+
+func TestPathsThatOnlyLookOddAreTaken(t *testing.T) {
+	for asked, want := range map[string]string{
+		"/..foo/a..b": "/..foo/a..b", "/data/": "/data", "/etcetera": "/etcetera", "/tmp/x": "/tmp/x", "/var/lib": "/var/lib", "/usr2": "/usr2",
+		"/ü x": "/ü x", strings.Repeat("/a", 16): strings.Repeat("/a", 16), "/" + strings.Repeat("a", 255): "/" + strings.Repeat("a", 255),
+	} {
+		w := newWorld(t)
+		id := w.make(with(volumeName, "scratch", mountPoint, asked, subPath, "..foo/a..b/${USER_ID}-${SANDBOX_ID}/", "USER_ID", "ada"))
+		m := w.pool.Started(warmpool.ID(id)).Mounts[0]
+		require.Equal(t, want, m.Target)
+		require.Equal(t, "..foo/a..b/ada-"+id, m.SubPath)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	testclock "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/gateway"
@@ -70,11 +71,21 @@ func csiVolume(name, driver string, attributes map[string]string) *corev1.Persis
 
 // volumes are what the tests' requests may name.
 func volumes() objects {
-	bound := csiVolume("somebodys", mount.DriverTmpfs, map[string]string{"size": "1Mi"})
+	tiny := func(name string) *corev1.PersistentVolume {
+		return csiVolume(name, mount.DriverTmpfs, map[string]string{"size": "1Mi"})
+	}
+	bound := tiny("somebodys")
 	bound.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "prod", Name: "database"}
 	noSecret := csiVolume("no-secret", mount.DriverOSS, map[string]string{"bucket": "b", "url": "http://127.0.0.1:1"})
 	noSecret.Spec.CSI.NodePublishSecretRef = &corev1.SecretReference{Namespace: "sandbox-system", Name: "missing"}
+	nfs, block, options, going := csiVolume("nfs", "", nil), tiny("block"), tiny("options"), tiny("going")
+	nfs.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{Server: "s", Path: "/"}}
+	block.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
+	options.Spec.MountOptions = []string{"suid"}
+	going.DeletionTimestamp = &metav1.Time{}
 	return objects{
+		"nfs": nfs, "block": block, "options": options, "going": going,
+		"no-size":     csiVolume("no-size", mount.DriverTmpfs, nil),
 		"scratch":     csiVolume("scratch", mount.DriverTmpfs, map[string]string{"size": "16Mi"}),
 		"pv-nas-fast": csiVolume("pv-nas-fast", mount.DriverTmpfs, map[string]string{"size": "16Mi"}),
 		"foreign-drv": csiVolume("foreign-drv", "ebs.csi.aws.com", nil),
