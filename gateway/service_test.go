@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -25,36 +23,6 @@ var (
 	_ gateway.Backend = (*warmpooltest.Memory)(nil)
 	_ gateway.Meter   = (*warmpooltest.Memory)(nil)
 )
-
-// objects is a Reader over a few tmpfs volumes.
-type objects map[string]*corev1.PersistentVolume
-
-func (o objects) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
-	if pv := o[name]; pv != nil {
-		return pv, nil
-	}
-	return nil, warmpool.Errorf(warmpool.NotFound, "no %s", name)
-}
-
-func (objects) PersistentVolumeClaim(context.Context, string, string) (*corev1.PersistentVolumeClaim, error) {
-	return nil, warmpool.Errorf(warmpool.NotFound, "no claim")
-}
-
-func (objects) Secret(context.Context, string, string) (*corev1.Secret, error) {
-	return nil, warmpool.Errorf(warmpool.NotFound, "no secret")
-}
-
-func tmpfs(name string) *corev1.PersistentVolume {
-	return &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PersistentVolumeSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-				Driver: mount.DriverTmpfs, VolumeHandle: name, VolumeAttributes: map[string]string{"size": "16Mi"},
-			}},
-		},
-	}
-}
 
 type world struct {
 	*gateway.Service
@@ -74,7 +42,7 @@ func newWorld(t *testing.T, stock int) world {
 		warmpool.Template{Name: "base", Aliases: []string{"base-v1"}, Runtimes: []string{"csi"}, Containers: []string{"main"}, Desired: stock, EnvdVersion: "0.6.0"},
 		warmpool.Template{Name: "plain", Aliases: []string{"plain-v1"}, Desired: stock, EnvdVersion: "0.6.0"})
 	s, err := gateway.New(gateway.Config{
-		Backend: pool, Reader: objects{"scratch": tmpfs("scratch"), "other": tmpfs("other")},
+		Backend: pool, Reader: warmpooltest.Volumes{"scratch": warmpooltest.TmpfsVolume("scratch"), "other": warmpooltest.TmpfsVolume("other")},
 		Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: clk,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
@@ -244,7 +212,7 @@ func TestACallerWhoLeavesLeavesNoSandbox(t *testing.T) {
 		w := newWorld(t, 3)
 		ctx, leave := context.WithCancel(t.Context())
 		late := &lateBackend{Memory: w.pool, leave: leave}
-		s, err := gateway.New(gateway.Config{Backend: late, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: w.clock})
+		s, err := gateway.New(gateway.Config{Backend: late, Reader: warmpooltest.Volumes{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: w.clock})
 		require.NoError(t, err)
 		_, err = s.Create(ctx, claim())
 		require.ErrorIs(t, err, context.Canceled)
@@ -368,6 +336,6 @@ func TestListPagesNeitherRepeatNorHide(t *testing.T) {
 func TestAnIncompleteServiceIsRefused(t *testing.T) {
 	_, err := gateway.New(gateway.Config{})
 	require.ErrorContains(t, err, "Backend")
-	_, err = gateway.New(gateway.Config{Backend: &warmpooltest.Memory{}, Reader: objects{}, Policy: mount.DefaultPolicy()})
+	_, err = gateway.New(gateway.Config{Backend: &warmpooltest.Memory{}, Reader: warmpooltest.Volumes{}, Policy: mount.DefaultPolicy()})
 	require.ErrorContains(t, err, "limit")
 }

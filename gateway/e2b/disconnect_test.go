@@ -54,7 +54,7 @@ func (deafWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 func TestAnAnswerThatCannotBeWrittenEndsItsSandbox(t *testing.T) {
 	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
-	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
+	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: warmpooltest.Volumes{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
 	require.NoError(t, err)
 	h, err := e2b.New(svc, keys{"k": {Team: "t"}}, e2b.Config{})
 	require.NoError(t, err)
@@ -69,7 +69,7 @@ func TestAnAnswerThatCannotBeWrittenEndsItsSandbox(t *testing.T) {
 
 func TestABodyThatNeverComesIsNotWaitedForLong(t *testing.T) {
 	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
-	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
+	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: warmpooltest.Volumes{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
 	require.NoError(t, err)
 	h, err := e2b.New(svc, keys{"k": {Team: "t"}}, e2b.Config{BodyTime: 50 * time.Millisecond})
 	require.NoError(t, err)
@@ -90,7 +90,7 @@ func TestABodyThatNeverComesIsNotWaitedForLong(t *testing.T) {
 
 func TestWithoutADomainHostNamesLeadToThisMachine(t *testing.T) {
 	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
-	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: objects{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
+	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: warmpooltest.Volumes{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
 	require.NoError(t, err)
 	h, err := e2b.New(svc, keys{aliceKey: {Team: "t"}}, e2b.Config{})
 	require.NoError(t, err)

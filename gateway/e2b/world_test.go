@@ -2,7 +2,6 @@ package e2b_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -39,56 +38,23 @@ const (
 	bobKey   = "e2b_bbbb"
 )
 
-// objects is a Reader of volumes in memory.
-type objects map[string]*corev1.PersistentVolume
-
-func (o objects) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
-	if pv := o[name]; pv != nil {
-		return pv, nil
-	}
-	return nil, warmpool.Errorf(warmpool.NotFound, "no %s", name)
-}
-
-func (objects) PersistentVolumeClaim(context.Context, string, string) (*corev1.PersistentVolumeClaim, error) {
-	return nil, warmpool.Errorf(warmpool.NotFound, "no claim")
-}
-
-func (objects) Secret(context.Context, string, string) (*corev1.Secret, error) {
-	return nil, warmpool.Errorf(warmpool.NotFound, "no secret")
-}
-
-func csiVolume(name, driver string, attributes map[string]string) *corev1.PersistentVolume {
-	return &corev1.PersistentVolume{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
-		Spec: corev1.PersistentVolumeSpec{
-			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-				Driver: driver, VolumeHandle: name, VolumeAttributes: attributes,
-			}},
-		},
-	}
-}
-
 // volumes are what the tests' requests may name.
-func volumes() objects {
-	tiny := func(name string) *corev1.PersistentVolume {
-		return csiVolume(name, mount.DriverTmpfs, map[string]string{"size": "1Mi"})
-	}
-	bound := tiny("somebodys")
+func volumes() warmpooltest.Volumes {
+	bound := warmpooltest.TmpfsVolume("somebodys")
 	bound.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "prod", Name: "database"}
-	noSecret := csiVolume("no-secret", mount.DriverOSS, map[string]string{"bucket": "b", "url": "http://127.0.0.1:1"})
+	noSecret := warmpooltest.CSIVolume("no-secret", mount.DriverOSS, map[string]string{"bucket": "b", "url": "http://127.0.0.1:1"})
 	noSecret.Spec.CSI.NodePublishSecretRef = &corev1.SecretReference{Namespace: "sandbox-system", Name: "missing"}
-	nfs, block, options, going := csiVolume("nfs", "", nil), tiny("block"), tiny("options"), tiny("going")
+	nfs, block, options, going := warmpooltest.CSIVolume("nfs", "", nil), warmpooltest.TmpfsVolume("block"), warmpooltest.TmpfsVolume("options"), warmpooltest.TmpfsVolume("going")
 	nfs.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{Server: "s", Path: "/"}}
 	block.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 	options.Spec.MountOptions = []string{"suid"}
 	going.DeletionTimestamp = &metav1.Time{}
-	return objects{
+	return warmpooltest.Volumes{
 		"nfs": nfs, "block": block, "options": options, "going": going,
-		"no-size":     csiVolume("no-size", mount.DriverTmpfs, nil),
-		"scratch":     csiVolume("scratch", mount.DriverTmpfs, map[string]string{"size": "16Mi"}),
-		"pv-nas-fast": csiVolume("pv-nas-fast", mount.DriverTmpfs, map[string]string{"size": "16Mi"}),
-		"foreign-drv": csiVolume("foreign-drv", "ebs.csi.aws.com", nil),
+		"no-size":     warmpooltest.CSIVolume("no-size", mount.DriverTmpfs, nil),
+		"scratch":     warmpooltest.TmpfsVolume("scratch"),
+		"pv-nas-fast": warmpooltest.TmpfsVolume("pv-nas-fast"),
+		"foreign-drv": warmpooltest.CSIVolume("foreign-drv", "ebs.csi.aws.com", nil),
 		"somebodys":   bound,
 		"no-secret":   noSecret,
 	}

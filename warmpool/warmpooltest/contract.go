@@ -1,5 +1,5 @@
 // Package warmpooltest is the contract that every backend of sandboxes must pass, and Memory, a backend of records that
-// passes it, for tests of what stands above. It knows no real container and does not import the gateway.
+// passes it, with Volumes to mount, for tests of what stands above. It knows no real container and does not import the gateway.
 package warmpooltest
 
 import (
