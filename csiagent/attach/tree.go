@@ -32,8 +32,8 @@ type Tree struct {
 }
 
 // Clone makes a tree of the volume that root is the root directory of: a mount in this process's mount namespace, or a detached
-// one (which kernels before 6.15 cannot clone). Set-user-ID programs and device nodes never work in it, nothing propagates to or
-// from it, and mounts below root are not part of it. The volume answers for the time it takes: probe it first.
+// one, which kernels before 6.15 clone only once. Set-user-ID programs and device nodes never work in it, nothing propagates to
+// or from it, and mounts below root are not part of it. The volume answers for the time it takes: probe it first.
 func Clone(root *os.File, o CloneOptions) (*Tree, error) {
 	defer runtime.KeepAlive(root)
 	var mk maker
@@ -45,7 +45,7 @@ func Clone(root *os.File, o CloneOptions) (*Tree, error) {
 		return nil, fmt.Errorf("subPath: %w", err)
 	}
 	defer closeFD(dir)
-	fd, err := unix.OpenTree(dir, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	fd, err := clone(int(root.Fd()), dir)
 	if err != nil {
 		return nil, fault("clone volume", err)
 	}
