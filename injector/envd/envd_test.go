@@ -3,6 +3,7 @@ package envd
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -25,6 +27,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/injector/envd/files"
 	"github.com/sandgate-dev/sandgate/injector/envd/initialize"
+	"github.com/sandgate-dev/sandgate/injector/envd/wire"
 )
 
 const sandbox = "iabc0000000000000000"
@@ -177,6 +180,42 @@ func TestUnaryCallsOnTheWire(t *testing.T) {
 		require.Equal(t, 401, res.StatusCode)
 		require.Contains(t, string(body), "unauthenticated")
 	})
+}
+
+// zeros is a message of n bytes that compresses to next to nothing.
+func zeros(t *testing.T, n int) string {
+	t.Helper()
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	for chunk := make([]byte, 1<<20); n > 0; n -= len(chunk) {
+		_, err := z.Write(chunk[:min(n, len(chunk))])
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	return zipped.String()
+}
+
+func TestAMessageIsBoundedHoweverItIsPacked(t *testing.T) {
+	url := start(t, Config{})
+	bomb := zeros(t, wire.MaxMessage+1)
+	for name, c := range map[string]struct {
+		request string
+		code    int
+	}{
+		"a call":                       {post("/process.Process/SendInput", "application/json", bomb, "Content-Encoding: gzip"), 429},
+		"a stream":                     {post("/process.Process/Start", stream, frame(1, bomb), "Connect-Content-Encoding: gzip"), 200},
+		"a stream that claims a giant": {post("/process.Process/Start", stream, "\x00\xff\xff\xff\xff{}"), 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			res, body := raw(t, url, c.request)
+			runtime.ReadMemStats(&after)
+			require.Equal(t, c.code, res.StatusCode, "%s", body)
+			require.Contains(t, string(body), "resource_exhausted")
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5*wire.MaxMessage))
+		})
+	}
 }
 
 func TestAWatchOnTheWire(t *testing.T) {

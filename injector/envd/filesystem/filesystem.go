@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"math"
 	"net/http"
 	"sync"
 	"syscall"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/injector/envd/account"
 	"github.com/sandgate-dev/sandgate/injector/envd/filesystem/filesystempb/filesystempbconnect"
+	"github.com/sandgate-dev/sandgate/injector/envd/wire"
 )
 
 // Service is the filesystem.Filesystem service.
@@ -33,9 +33,9 @@ func New(accounts *account.Directory, log *slog.Logger) *Service {
 	return &Service{accounts: accounts, log: log, watchers: map[string]*mailbox{}}
 }
 
-// Handler is the service's path and its HTTP handler. Compressed requests are read, answers are never compressed.
+// Handler is the service's path and its HTTP handler.
 func (s *Service) Handler() (string, http.Handler) {
-	return filesystempbconnect.NewFilesystemHandler(s, connect.WithCompressMinBytes(math.MaxInt))
+	return filesystempbconnect.NewFilesystemHandler(s, wire.Options()...)
 }
 
 // Close ends the watchers that clients left behind.

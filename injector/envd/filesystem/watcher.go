@@ -6,18 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/sandgate-dev/sandgate/injector/envd/filesystem/filesystempb"
+	"github.com/sandgate-dev/sandgate/injector/envd/wire"
 )
 
+// maxUnread bounds what waits for a client that polls, maxWatchers how many such clients there can be.
 const (
-	defaultKeepalive = 90 * time.Second
-	// maxUnread bounds what waits for a client that polls, maxWatchers how many such clients there can be.
 	maxUnread   = 16384
 	maxWatchers = 64
 )
@@ -74,7 +73,7 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 		ended <- w.run(ctx)
 	}()
 	defer func() { cancel(); <-finished }()
-	interval := keepalive(req.Header())
+	interval := wire.Keepalive(req.Header())
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	next := &filesystempb.WatchDirResponse{Event: &filesystempb.WatchDirResponse_Start{Start: &filesystempb.WatchDirResponse_StartEvent{}}}
@@ -84,10 +83,10 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 		}
 		select {
 		case <-ctx.Done():
-			return over(ctx)
+			return wire.Ended(ctx, "watch")
 		case err := <-ended:
 			if ctx.Err() != nil {
-				return over(ctx)
+				return wire.Ended(ctx, "watch")
 			}
 			return lost(err)
 		case e := <-events:
@@ -99,24 +98,8 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 	}
 }
 
-// over says why a stream ended that nothing was wrong with: its timeout, or its client went.
-func over(ctx context.Context) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("the watch reached its timeout"))
-	}
-	return connect.NewError(connect.CodeCanceled, ctx.Err())
-}
-
 func lost(err error) error {
 	return connect.NewError(connect.CodeInternal, fmt.Errorf("changes were lost, watch again: %w", err))
-}
-
-func keepalive(h http.Header) time.Duration {
-	n, err := strconv.Atoi(h.Get("Keepalive-Ping-Interval"))
-	if err != nil || n < 1 || n > 24*60*60 {
-		return defaultKeepalive
-	}
-	return time.Duration(n) * time.Second
 }
 
 // mailbox keeps events for a client that comes for them.

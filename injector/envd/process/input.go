@@ -11,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/sandgate-dev/sandgate/injector/envd/process/processpb"
+	"github.com/sandgate-dev/sandgate/injector/envd/wire"
 )
 
 // input is what a process reads: a pipe, or the terminal. Writers take turns, so that messages never mix.
@@ -151,7 +152,7 @@ func (p *proc) feed(ctx context.Context, in *processpb.ProcessInput) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return streamEnd(ctx)
+		return wire.Ended(ctx, "call")
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, os.ErrClosed), errors.Is(err, errClosed), errors.Is(err, syscall.EIO):
 		return connect.NewError(connect.CodeInternal, fmt.Errorf("writing to process %d: its input is closed", p.pid))
 	default:

@@ -553,9 +553,6 @@ func TestASilentStreamIsKeptAlive(t *testing.T) {
 	require.NoError(t, err)
 	got := listen(s, func() *processpb.ProcessEvent { return s.Msg().GetEvent() })
 	require.Equal(t, []string{"start", "keepalive", "end"}, got.order)
-	for header, want := range map[string]time.Duration{"": defaultKeepalive, "50": 50 * time.Second, "0": defaultKeepalive, "-1": defaultKeepalive, "x": defaultKeepalive, "99999999999999": defaultKeepalive} {
-		require.Equal(t, want, keepalive(http.Header{"Keepalive-Ping-Interval": {header}}), header)
-	}
 }
 
 func TestNothingIsLeftBehind(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -22,6 +21,7 @@ import (
 	"github.com/sandgate-dev/sandgate/injector/envd/account"
 	"github.com/sandgate-dev/sandgate/injector/envd/process/processpb"
 	"github.com/sandgate-dev/sandgate/injector/envd/process/processpb/processpbconnect"
+	"github.com/sandgate-dev/sandgate/injector/envd/wire"
 )
 
 // Config is what commands start with.
@@ -61,10 +61,9 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, running: map[uint32]*proc{}, ended: map[uint32]ending{}, lingers: map[*source]*proc{}}
 }
 
-// Handler is the service's path and its HTTP handler. Compressed requests are read, but answers are never compressed:
-// the way to the gateway is short, and each stream's compressor would cost a megabyte.
+// Handler is the service's path and its HTTP handler.
 func (s *Service) Handler() (string, http.Handler) {
-	return processpbconnect.NewProcessHandler(s, connect.WithCompressMinBytes(math.MaxInt))
+	return processpbconnect.NewProcessHandler(s, wire.Options()...)
 }
 
 // ending is kept for a while after a process ended, so that a client that lost its stream at the wrong moment can

@@ -3,14 +3,13 @@ package process
 import (
 	"context"
 	"errors"
-	"net/http"
-	"strconv"
 	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/sandgate-dev/sandgate/injector/envd/process/processpb"
+	"github.com/sandgate-dev/sandgate/injector/envd/wire"
 )
 
 // Start runs a command and streams its life. The stream's deadline (Connect-Timeout-Ms) is the command's, too;
@@ -33,7 +32,7 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[processpb.Star
 		})
 	}
 	go s.run(p)
-	return follow(ctx, p, sub, keepalive(req.Header()), func(e *processpb.ProcessEvent) error {
+	return follow(ctx, p, sub, wire.Keepalive(req.Header()), func(e *processpb.ProcessEvent) error {
 		if e.GetEnd() != nil && p.expired.Load() {
 			return connect.NewError(connect.CodeDeadlineExceeded, errors.New("the command was killed at its timeout"))
 		}
@@ -60,7 +59,7 @@ func (s *Service) Connect(ctx context.Context, req *connect.Request[processpb.Co
 	}
 	sub := p.subscribe(ctx)
 	defer p.unsubscribe(sub)
-	return follow(ctx, p, sub, keepalive(req.Header()), send)
+	return follow(ctx, p, sub, wire.Keepalive(req.Header()), send)
 }
 
 // follow sends start, everything that reaches the subscriber, then the end; and keepalives whenever it was silent for
@@ -74,7 +73,7 @@ func follow(ctx context.Context, p *proc, sub *subscriber, interval time.Duratio
 	for {
 		select {
 		case <-ctx.Done():
-			return streamEnd(ctx)
+			return wire.Ended(ctx, "stream")
 		case e := <-sub.events:
 			if err := send(e); err != nil {
 				return err
@@ -102,25 +101,6 @@ func sendRest(p *proc, sub *subscriber, send func(*processpb.ProcessEvent) error
 			return send(p.end)
 		}
 	}
-}
-
-func streamEnd(ctx context.Context) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("the stream reached its timeout"))
-	}
-	return connect.NewError(connect.CodeCanceled, ctx.Err())
-}
-
-// defaultKeepalive is upstream's.
-const defaultKeepalive = 90 * time.Second
-
-// keepalive is the interval in seconds that the client asks for.
-func keepalive(h http.Header) time.Duration {
-	n, err := strconv.Atoi(h.Get("Keepalive-Ping-Interval"))
-	if err != nil || n < 1 || n > 24*60*60 {
-		return defaultKeepalive
-	}
-	return time.Duration(n) * time.Second
 }
 
 func startEvent(pid uint32) *processpb.ProcessEvent {
