@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
@@ -27,6 +28,12 @@ type Backend interface {
 	SetDeadline(ctx context.Context, id warmpool.ID, d warmpool.Deadline) (warmpool.Sandbox, error)
 	// Release ends a sandbox: flushes and unmounts its volumes, then kills it. NotFound when it is already gone.
 	Release(ctx context.Context, id warmpool.ID) error
+}
+
+// Checker is the optional ability to say, before a sandbox is spent on it, what a volume's driver would refuse. The error wraps
+// one of mount's kinds and is for the caller to read.
+type Checker interface {
+	Check(m mount.Mount) error
 }
 
 // Meter is the optional ability to tell what a sandbox uses. An empty result means no sample yet.

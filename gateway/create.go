@@ -54,7 +54,7 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.
 			s.undo(ctx, claimed.ID)
 		}
 	}()
-	expanded, err := volume.Expand(mounts, claimed.ID, c.Principal, c.Metadata)
+	expanded, err := volume.Expand(mounts, claimed.ID, c.Metadata)
 	if err != nil {
 		return warmpool.Sandbox{}, refusal(err)
 	}

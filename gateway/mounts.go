@@ -35,24 +35,52 @@ func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, 
 	if err != nil && !errors.As(err, &faults) {
 		return nil, err
 	}
-	// What did not resolve has no driver; only its paths can be judged.
-	var refused mount.Faults
 	policy := s.policy
 	policy.Reserved = slices.Concat(policy.Reserved, template.Reserved)
-	if err := policy.Admit(resolved); err != nil && !errors.As(err, &refused) {
+	refused, err := admitted(policy, resolved)
+	if err != nil {
 		return nil, err
 	}
-	for _, f := range refused {
-		unresolved := f.Index < len(resolved) && resolved[f.Index].Driver == ""
-		if f.Field != mount.FieldVolume || !unresolved {
-			faults = append(faults, f)
-		}
-	}
+	faults = append(faults, refused...)
+	faults = append(faults, s.checked(resolved, faults, c.Metadata)...)
 	faults = slices.DeleteFunc(faults, func(f mount.Fault) bool {
 		return f.Field == mount.FieldVolume && f.Index < len(c.Mounts) && c.Mounts[f.Index].Volume == ""
 	})
 	slices.SortStableFunc(faults, func(a, b mount.Fault) int { return a.Index - b.Index })
 	return resolved, refusal(faults.Err())
+}
+
+// admitted are the policy's faults. What did not resolve has no driver; only its paths can be judged.
+func admitted(p mount.Policy, ms []mount.Mount) (mount.Faults, error) {
+	var faults mount.Faults
+	if err := p.Admit(ms); err != nil && !errors.As(err, &faults) {
+		return nil, err
+	}
+	return slices.DeleteFunc(faults, func(f mount.Fault) bool {
+		return f.Field == mount.FieldVolume && f.Index < len(ms) && ms[f.Index].Driver == ""
+	}), nil
+}
+
+// checked are the faults that drivers see in volumes of which nothing else is wrong. One that only mounting can tell is none.
+func (s *Service) checked(ms []mount.Mount, known mount.Faults, metadata map[string]string) (out mount.Faults) {
+	checker, ok := s.backend.(Checker)
+	if !ok {
+		return nil
+	}
+	for i, m := range ms {
+		if slices.ContainsFunc(known, func(f mount.Fault) bool { return f.Index == i }) {
+			continue
+		}
+		// The sandbox is not known yet; every ID is as long as this one.
+		whole, err := volume.Expand([]mount.Mount{m}, warmpool.NewID(), metadata)
+		if err == nil {
+			err = checker.Check(whole[0])
+		}
+		if err != nil {
+			out = append(out, mount.Fault{Index: i, Field: mount.FieldVolume, Reason: "cannot be mounted: " + err.Error()})
+		}
+	}
+	return out
 }
 
 // refusal is an error of Faults as one that a dialect can render; other errors stay as they are.

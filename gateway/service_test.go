@@ -22,6 +22,7 @@ import (
 var (
 	_ gateway.Backend = (*warmpooltest.Memory)(nil)
 	_ gateway.Meter   = (*warmpooltest.Memory)(nil)
+	_ gateway.Checker = (*warmpooltest.Memory)(nil)
 )
 
 type world struct {
@@ -110,6 +111,32 @@ func TestWhatCanBeRefusedIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
 			require.Equal(t, mount.Faults(c.want), faults)
 		})
 	}
+}
+
+func TestWhatADriverRefusesIsRefusedBeforeAnythingIsClaimed(t *testing.T) {
+	w := newWorld(t, 1)
+	var seen []string
+	w.pool.OnCheck = func(m mount.Mount) error {
+		seen = append(seen, m.Target)
+		require.NotContains(t, m.SubPath, "${", "a driver sees a sub-path as it will be")
+		if m.Volume == "other" {
+			return fmt.Errorf("%w: this host path is not among those that the operator allows", mount.ErrDenied)
+		}
+		return nil
+	}
+	_, err := w.Create(t.Context(), claim(
+		mount.Spec{Volume: "scratch", Target: "/a", SubPath: "of/${SANDBOX_ID}"}, mount.Spec{Volume: "other", Target: "/b"}, mount.Spec{Volume: "none", Target: "/c"},
+	))
+	var faults mount.Faults
+	require.ErrorAs(t, err, &faults)
+	require.Len(t, faults, 2, "%v", faults)
+	require.Equal(t, 1, faults[0].Index)
+	require.Contains(t, faults[0].Reason, "not among those")
+	require.Equal(t, []string{"/a", "/b"}, seen, "what is refused already is not asked about")
+	require.Zero(t, w.pool.Claimed())
+	w.pool.OnCheck = nil
+	_, err = w.Create(t.Context(), claim(mount.Spec{Volume: "other", Target: "/b"}))
+	require.NoError(t, err)
 }
 
 func TestATemplateWithoutTheRuntimeTakesNoMounts(t *testing.T) {

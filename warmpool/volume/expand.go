@@ -10,7 +10,7 @@ import (
 
 // Expand fills in the placeholders of the mounts' sub-paths, now that the sandbox is known: its ID for ${SANDBOX_ID} and
 // ${ACTOR_ID}, the metadata key USER_ID for ${USER_ID}. What Resolve let through does not fail here.
-func Expand(ms []mount.Mount, id warmpool.ID, _ warmpool.Principal, metadata map[string]string) ([]mount.Mount, error) {
+func Expand(ms []mount.Mount, id warmpool.ID, metadata map[string]string) ([]mount.Mount, error) {
 	out := slices.Clone(ms)
 	var faults mount.Faults
 	for i := range out {

@@ -358,14 +358,14 @@ func TestTheMainContainerHasOneName(t *testing.T) {
 func TestPlaceholdersAreFilledInOnceTheSandboxIsKnown(t *testing.T) {
 	id := warmpool.NewID()
 	ms := []mount.Mount{{Spec: mount.Spec{SubPath: "a/${SANDBOX_ID}/${ACTOR_ID}"}}, {Spec: mount.Spec{SubPath: "u/${USER_ID}"}}, {}}
-	got, err := volume.Expand(ms, id, warmpool.Principal{}, map[string]string{"USER_ID": "ann"})
+	got, err := volume.Expand(ms, id, map[string]string{"USER_ID": "ann"})
 	require.NoError(t, err)
 	require.Equal(t, "a/"+string(id)+"/"+string(id), got[0].SubPath)
 	require.Equal(t, "u/ann", got[1].SubPath)
 	require.Empty(t, got[2].SubPath)
 	require.Equal(t, "a/${SANDBOX_ID}/${ACTOR_ID}", ms[0].SubPath, "the mounts that came in are not touched")
 
-	_, err = volume.Expand(ms, id, warmpool.Principal{}, map[string]string{"USER_ID": "../x"})
+	_, err = volume.Expand(ms, id, map[string]string{"USER_ID": "../x"})
 	var faults mount.Faults
 	require.ErrorAs(t, err, &faults)
 	require.Equal(t, 1, faults[0].Index)

@@ -11,12 +11,15 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
 // Memory is a Backend whose sandboxes are records: for tests of what stands above a backend. The zero value of a hook does
 // nothing. Its stock is not refilled: a template's Desired is all there ever is.
 type Memory struct {
+	// OnCheck is what drivers say of a mount before anything is claimed.
+	OnCheck func(m mount.Mount) error
 	// OnClaim runs before a claim takes stock; its error is the claim's.
 	OnClaim func(ctx context.Context, c warmpool.Claim) error
 	// OnStart runs in Start of a claimed sandbox; its error is Start's, after which nothing of the mounts is left.
@@ -107,6 +110,14 @@ func (m *Memory) Templates(context.Context) ([]warmpool.Template, error) {
 	}
 	slices.SortFunc(all, func(a, b warmpool.Template) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
+}
+
+// Check asks OnCheck.
+func (m *Memory) Check(mt mount.Mount) error {
+	if m.OnCheck == nil {
+		return nil
+	}
+	return m.OnCheck(mt)
 }
 
 // Claim takes a sandbox from stock.
