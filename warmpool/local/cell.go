@@ -70,14 +70,19 @@ func (c *cell) listen() error {
 }
 
 func (c *cell) openNode() (err error) {
-	c.node, err = node.New(node.Config{
+	c.node, err = c.newNode()
+	return err
+}
+
+func (c *cell) newNode() (*node.Node, error) {
+	n, err := node.New(node.Config{
 		Dir: c.host.layout.volumesOf(c.id), Drivers: c.host.drivers, Target: c.target, Policy: c.host.policy,
 		Probe: c.host.probe, Clock: c.host.clock, Logger: c.host.log.With("sandbox", c.id),
 	})
 	if err != nil {
-		return fmt.Errorf("sandbox %s: %w", c.id, err)
+		return nil, fmt.Errorf("sandbox %s: %w", c.id, err)
 	}
-	return nil
+	return n, nil
 }
 
 // target is the container's mount namespace. Of a dead container there is none, and nobody needs to wait for it.
@@ -209,7 +214,7 @@ func (c *cell) Look(ctx context.Context) map[string]string {
 
 // End implements box. The processes go first: their open files would keep the volumes from being written back to the end.
 func (c *cell) End(ctx context.Context) error {
-	if err := c.host.containers.Delete(ctx, string(c.id)); err != nil {
+	if err := c.kill(ctx); err != nil {
 		return err
 	}
 	if err := netns.Disconnect(ctx, c.uplink); err != nil {
@@ -220,6 +225,30 @@ func (c *cell) End(ctx context.Context) error {
 	}
 	c.Detach()
 	return errors.Join(rootfs.Remove(c.host.layout.volumesOf(c.id)), rootfs.Remove(c.host.layout.sandbox(c.id)))
+}
+
+// patience is how long processes may take to end: as long as a volume's client may take to upload.
+const patience = 10 * time.Second
+
+// kill ends the container's processes. One that waits for a volume's client does not end before that answers or dies.
+func (c *cell) kill(ctx context.Context) error {
+	within, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := c.host.containers.Delete(within, string(c.id))
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	volumes := c.node
+	if volumes == nil { // of an earlier process; endVolumes takes them over
+		if volumes, err = c.newNode(); err != nil {
+			return err
+		}
+		defer volumes.Close()
+	}
+	if err := volumes.Abandon(ctx); err != nil {
+		c.host.log.Warn("volumes of a sandbox that does not end", "sandbox", c.id, "error", err)
+	}
+	return c.host.containers.Delete(ctx, string(c.id))
 }
 
 // endVolumes waits until the volumes are written back and their clients have ended.
