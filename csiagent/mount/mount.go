@@ -53,7 +53,7 @@ const (
 	DriverOSS      = "ossplugin.csi.alibabacloud.com"
 	DriverNAS      = "nasplugin.csi.alibabacloud.com"
 	DriverTmpfs    = "tmpfs.csi.sandgate.dev"
-	DriverHostPath = "hostpath.csi.sandgate.dev" // PersistentVolumes with spec.hostPath or spec.local; attribute "path"
+	DriverHostPath = "hostpath.csi.sandgate.dev" // PersistentVolumes with spec.hostPath or spec.local; attributes "path" and "type"
 )
 
 // AccessMode is a PersistentVolume access mode, by its Kubernetes name.

@@ -120,16 +120,25 @@ func TestAVolumeIsResolvedToItsMount(t *testing.T) {
 }
 
 func TestPlainSourcesBecomeHostPaths(t *testing.T) {
-	for name, source := range map[string]corev1.PersistentVolumeSource{
-		"hostPath": {HostPath: &corev1.HostPathVolumeSource{Path: "/srv/x"}},
-		"local":    {Local: &corev1.LocalVolumeSource{Path: "/srv/x"}},
+	host := func(t corev1.HostPathType) corev1.PersistentVolumeSource {
+		return corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/srv/x", Type: ptr.To(t)}}
+	}
+	for name, c := range map[string]struct {
+		source corev1.PersistentVolumeSource
+		want   map[string]string
+	}{
+		"hostPath":               {corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/srv/x"}}, map[string]string{"path": "/srv/x"}},
+		"hostPath of no type":    {host(""), map[string]string{"path": "/srv/x"}},
+		"hostPath that is there": {host(corev1.HostPathDirectory), map[string]string{"path": "/srv/x", "type": "Directory"}},
+		"hostPath to be made":    {host(corev1.HostPathDirectoryOrCreate), map[string]string{"path": "/srv/x", "type": "DirectoryOrCreate"}},
+		"local":                  {corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/srv/x"}}, map[string]string{"path": "/srv/x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": plain(source)}}, request(spec("pv")))
+			got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": plain(c.source)}}, request(spec("pv")))
 			require.NoError(t, err)
 			require.Equal(t, mount.DriverHostPath, got[0].Driver)
 			require.Equal(t, "pv", got[0].VolumeHandle)
-			require.Equal(t, map[string]string{"path": "/srv/x"}, got[0].Attributes)
+			require.Equal(t, c.want, got[0].Attributes)
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
@@ -36,8 +37,12 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 		}
 	case s.HostPath != nil:
 		src.Driver, src.VolumeHandle, src.Attributes = mount.DriverHostPath, pv.Name, map[string]string{"path": s.HostPath.Path}
-		if t := s.HostPath.Type; t != nil && !slices.Contains([]corev1.HostPathType{corev1.HostPathUnset, corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate}, *t) {
-			refuse("has a hostPath of type %s; only directories can be mounted", *t)
+		switch t := ptr.Deref(s.HostPath.Type, corev1.HostPathUnset); t {
+		case corev1.HostPathUnset:
+		case corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate:
+			src.Attributes["type"] = string(t)
+		default:
+			refuse("has a hostPath of type %s; only directories can be mounted", t)
 		}
 	case s.Local != nil:
 		src.Driver, src.VolumeHandle, src.Attributes = mount.DriverHostPath, pv.Name, map[string]string{"path": s.Local.Path}
