@@ -249,6 +249,34 @@ func TestAWatcherKeepsEvents(t *testing.T) {
 	}
 }
 
+func TestAFileThatTakesTheNameOfAFoundOneIsNews(t *testing.T) {
+	w := newWorld(t)
+	away := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(away, "d"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(away, "d/f"), []byte("old"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(away, "new"), []byte("new"), 0o600))
+	res, err := w.CreateWatcher(t.Context(), connect.NewRequest(&pb.CreateWatcherRequest{Path: "", Recursive: true}))
+	require.NoError(t, err)
+	id := res.Msg.GetWatcherId()
+	require.NoError(t, os.Rename(filepath.Join(away, "d"), filepath.Join(w.home, "d")))
+	w.mail(t, id, "create d/f")
+	require.NoError(t, os.Rename(filepath.Join(away, "new"), filepath.Join(w.home, "d/f")))
+	w.mail(t, id, "create d/f")
+}
+
+func TestWhatWasFoundIsNotKeptForEver(t *testing.T) {
+	f := found{}
+	file := filepath.Join(t.TempDir(), "f")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	f.note(file)
+	f.expire(time.Now())
+	require.True(t, f.forget(file))
+	require.False(t, f.forget(file), "the kernel tells it once more, not twice")
+	f.note(file)
+	f.expire(time.Now().Add(2 * settled))
+	require.False(t, f.forget(file))
+}
+
 func TestWatchersAreBounded(t *testing.T) {
 	m := &mailbox{}
 	for range maxUnread + 1 {

@@ -22,10 +22,8 @@ type watch struct {
 	emit      func(*filesystempb.FilesystemEvent)
 
 	kernel *fsnotify.Watcher
-	// found are entries that were in a new directory before the kernel watched it. Their creation was told; the
-	// kernel may tell it once more.
-	found map[string]bool
-	scan  *scanner // nil on a local file system
+	found  found
+	scan   *scanner // nil on a local file system
 }
 
 // newWatch begins to watch: what happens after it returned will be seen by run.
@@ -34,7 +32,7 @@ func newWatch(root string, recursive, describe, remote bool, emit func(*filesyst
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{root: root, recursive: recursive, describe: describe, emit: emit, kernel: kernel, found: map[string]bool{}}
+	w := &watch{root: root, recursive: recursive, describe: describe, emit: emit, kernel: kernel, found: found{}}
 	if recursive {
 		err = w.addTree(root, nil)
 	} else {
@@ -75,6 +73,7 @@ func (w *watch) run(ctx context.Context) error {
 				return errStopped
 			}
 			w.take(e)
+			w.found.expire(time.Now())
 		case <-due:
 			w.scan.run(ctx, w.tell)
 		}
@@ -99,12 +98,8 @@ func (w *watch) take(e fsnotify.Event) {
 		if w.scan != nil {
 			w.scan.saw(e.Name)
 		}
-		if op.said == fsnotify.Create && w.found[e.Name] {
-			delete(w.found, e.Name)
+		if w.found.forget(e.Name) && op.said == fsnotify.Create {
 			continue
-		}
-		if op.said == fsnotify.Remove || op.said == fsnotify.Rename {
-			delete(w.found, e.Name)
 		}
 		w.tell(e.Name, op.kind)
 		if op.said == fsnotify.Create && w.recursive {
@@ -119,7 +114,7 @@ func (w *watch) enter(path string) {
 		return
 	}
 	_ = w.addTree(path, func(p string) { // if it is gone already, there is nothing to watch
-		w.found[p] = true
+		w.found.note(p)
 		if w.scan != nil {
 			w.scan.saw(p)
 		}
