@@ -17,8 +17,8 @@ func (b *Backend) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox
 	if err := b.ready(ctx); err != nil {
 		return warmpool.Sandbox{}, err
 	}
-	b.active.Add(1)
-	defer b.active.Add(-1)
+	b.active.enter()
+	defer b.active.leave()
 	s, err := b.take(ctx, c)
 	if err != nil {
 		return warmpool.Sandbox{}, err
@@ -65,8 +65,8 @@ func (b *Backend) take(ctx context.Context, c warmpool.Claim) (*sandbox, error) 
 
 func (b *Backend) await(ctx context.Context, p *pool, w *waiter) (*sandbox, error) {
 	// Who waits for a sandbox must not keep it from being made.
-	b.active.Add(-1)
-	defer b.active.Add(1)
+	b.active.leave()
+	defer b.active.enter()
 	select {
 	case a := <-w.answer:
 		return a.sandbox, a.err

@@ -477,8 +477,7 @@ func TestAPoolWithPastaHasAUplinkAndCutsItWhenAsked(t *testing.T) {
 func TestAKilledDaemonEndsItsSandbox(t *testing.T) {
 	r := onThisMachine(t, aReal("base", 0))
 	s := r.start(claimOf("base"))
-	out, err := r.sh(s.ID, 0, "kill -9 $(pidof envd)")
-	require.NoError(t, err, out)
+	_, _ = r.sh(s.ID, 0, "kill -9 $(pidof envd)") // the shell may end with its sandbox
 	require.Eventually(t, func() bool {
 		_, err := r.Get(t.Context(), s.ID)
 		return warmpool.CodeOf(err) == warmpool.NotFound

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -79,7 +78,7 @@ type Backend struct {
 	wake    chan struct{} // a step of Run is due
 	adopted chan struct{} // closed when claims may begin
 	stopped chan struct{} // closed when Run ends
-	active  atomic.Int64  // claims and starts under way
+	active  traffic
 	work    sync.WaitGroup
 
 	mu        sync.Mutex // guards what follows

@@ -272,7 +272,10 @@ func TestPoolsAreAddedResizedChangedAndRemovedLive(t *testing.T) {
 	w := begin(t, newFake(), nil, aSet("base", 2))
 	w.ready(2)
 	w.change(aSet("base", 1), aSet("other", 2))
-	w.until("resized and added", func() bool { return w.fake.left() == 3 })
+	w.until("resized and added", func() bool {
+		all, err := w.Templates(t.Context())
+		return err == nil && len(all) == 2 && all[0].Ready == 1 && all[1].Ready == 2 && w.fake.left() == 3
+	})
 	changed := aSet("base", 1)
 	changed.Spec.Template.Spec.Containers[0].Args = []string{"new"}
 	made := w.fake.count()

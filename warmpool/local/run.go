@@ -259,21 +259,16 @@ func (b *Backend) bringUp(ctx context.Context, id warmpool.ID, p plan) (*sandbox
 
 // stepAside lets claims under way go first, but not for ever: under steady load the stock must grow, too.
 func (b *Backend) stepAside(ctx context.Context) {
-	if b.active.Load() == 0 {
+	calm := b.active.calm()
+	if calm == nil {
 		return
 	}
 	end := b.cfg.Clock.NewTimer(yield)
 	defer end.Stop()
-	tick := b.cfg.Clock.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for b.active.Load() > 0 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-end.C():
-			return
-		case <-tick.C():
-		}
+	select {
+	case <-ctx.Done():
+	case <-end.C():
+	case <-calm:
 	}
 }
 

@@ -21,8 +21,8 @@ func (b *Backend) Start(ctx context.Context, id warmpool.ID, st warmpool.Start) 
 	if err := b.ready(ctx); err != nil {
 		return warmpool.Sandbox{}, err
 	}
-	b.active.Add(1)
-	defer b.active.Add(-1)
+	b.active.enter()
+	defer b.active.leave()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := b.begin(id, cancel)
