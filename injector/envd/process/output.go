@@ -13,9 +13,10 @@ import (
 const (
 	firstChunk = 4 << 10
 	maxChunk   = 32 << 10
-	// linger is how long after a process's exit its output may still come from children that it left behind. What
-	// the process itself wrote is in the pipe by then and is sent however long that takes.
-	linger = 200 * time.Millisecond
+	// linger is how long after a process's exit its output may still come from children that it left behind: `tee` of
+	// a process substitution needs a moment, a server in the background is not waited for. (Upstream waits until its
+	// timeout.) What the process itself wrote is in the pipe by then and is sent however long that takes.
+	linger = 2 * time.Second
 	// maxTerminal bounds what is taken out of a terminal that others keep writing to.
 	maxTerminal = 256 << 10
 )

@@ -20,6 +20,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/sandgate-dev/sandgate/injector/envd/account"
 	"github.com/sandgate-dev/sandgate/injector/envd/process/processpb"
@@ -290,13 +291,15 @@ func TestABackgroundChildDoesNotHoldTheEnd(t *testing.T) {
 	w := newWorld(t)
 	alive := filepath.Join(w.home, "alive")
 	begun := time.Now()
-	got := w.run(t, sh(`(sleep 1; echo late; echo late >&2; touch `+alive+`; sleep 30) & echo $!; echo last`))
+	got := w.run(t, sh(`(sleep 0.5; echo soon; sleep 3; echo late; echo late >&2; touch `+alive+`; sleep 30) & echo $!; echo last`))
 	require.NoError(t, got.err)
-	require.Less(t, time.Since(begun), 900*time.Millisecond)
+	require.Less(t, time.Since(begun), 3*time.Second)
 	require.Contains(t, got.stdout, "last\n")
+	require.Contains(t, got.stdout, "soon\n")
+	require.NotContains(t, got.stdout, "late")
 	require.Equal(t, "exit status 0", got.end.GetStatus())
 	// The child goes on, and its late output does not kill it.
-	require.Eventually(t, func() bool { _, err := os.Stat(alive); return err == nil }, 5*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(alive); return err == nil }, 10*time.Second, 20*time.Millisecond)
 	child, err := strconv.Atoi(strings.SplitN(got.stdout, "\n", 2)[0])
 	require.NoError(t, err)
 	_, session, ok := stat(child)
@@ -553,6 +556,30 @@ func TestASilentStreamIsKeptAlive(t *testing.T) {
 	require.NoError(t, err)
 	got := listen(s, func() *processpb.ProcessEvent { return s.Msg().GetEvent() })
 	require.Equal(t, []string{"start", "keepalive", "end"}, got.order)
+}
+
+func TestEndingsAreKeptForAWhileTheLatestRatherThanTheFirst(t *testing.T) {
+	now := clocktesting.NewFakePassiveClock(time.Unix(1000, 0))
+	s := New(Config{Clock: now})
+	retire := func(pid uint32) {
+		p := &proc{pid: pid}
+		s.running[pid] = p
+		s.retire(p)
+		now.SetTime(now.Now().Add(time.Millisecond))
+	}
+	kept := func(pid uint32) bool {
+		_, _, ok := s.findEnded(&processpb.ProcessSelector{Selector: &processpb.ProcessSelector_Pid{Pid: pid}})
+		return ok
+	}
+	for pid := range uint32(maxEndings + 1) {
+		retire(pid)
+	}
+	require.Len(t, s.ended, maxEndings)
+	require.False(t, kept(0))
+	require.True(t, kept(1))
+	require.True(t, kept(maxEndings))
+	now.SetTime(now.Now().Add(keepEndings))
+	require.False(t, kept(maxEndings))
 }
 
 func TestNothingIsLeftBehind(t *testing.T) {

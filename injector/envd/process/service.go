@@ -102,9 +102,21 @@ func (s *Service) retire(p *proc) {
 	delete(s.running, p.pid)
 	now := s.cfg.Clock.Now()
 	maps.DeleteFunc(s.ended, func(_ uint32, e ending) bool { return !now.Before(e.expires) })
-	if len(s.ended) < maxEndings {
-		s.ended[p.pid] = ending{tag: p.tag, event: p.end, expires: now.Add(keepEndings)}
+	if len(s.ended) == maxEndings {
+		delete(s.ended, s.oldest())
 	}
+	s.ended[p.pid] = ending{tag: p.tag, event: p.end, expires: now.Add(keepEndings)}
+}
+
+// oldest is the pid of the process that ended first, of those that are kept.
+func (s *Service) oldest() (pid uint32) {
+	first := time.Time{}
+	for id, e := range s.ended {
+		if first.IsZero() || e.expires.Before(first) {
+			pid, first = id, e.expires
+		}
+	}
+	return pid
 }
 
 // find names the running process of a selector. Of several with one tag, any.
