@@ -123,7 +123,7 @@ func concatenate(sources []string, to string, who account.Account) (err error) {
 
 // appendFile lets the kernel copy between files where it can.
 func appendFile(to *os.File, path string) error {
-	f, err := os.Open(path)
+	f, err := open(path, os.O_RDONLY)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/sandgate-dev/sandgate/injector/envd/account"
 )
@@ -29,9 +30,9 @@ func (h *Handler) download(w http.ResponseWriter, r *http.Request, who account.A
 	if err != nil {
 		return refuse(http.StatusNotAcceptable, err)
 	}
-	f, err := os.Open(path)
+	f, err := open(path, os.O_RDONLY)
 	if err != nil {
-		return fmt.Errorf("error opening file: %w", err)
+		return err
 	}
 	defer func() { _ = f.Close() }()
 	kind, err := contentType(f)
@@ -65,9 +66,34 @@ func readable(path string) (fs.FileInfo, error) {
 	case info.IsDir():
 		return nil, refuse(http.StatusBadRequest, fmt.Errorf("path '%s' is a directory", path))
 	case !info.Mode().IsRegular():
-		return nil, refuse(http.StatusBadRequest, fmt.Errorf("path '%s' is not a regular file", path))
+		return nil, irregular(path)
 	}
 	return info, nil
+}
+
+func irregular(path string) error {
+	return refuse(http.StatusBadRequest, fmt.Errorf("path '%s' is not a regular file", path))
+}
+
+// open opens what was found to be a file. Commands may have put a pipe in its place since then, which must not be
+// waited for.
+func open(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0o666)
+	if errors.Is(err, syscall.ENXIO) {
+		return nil, irregular(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("error opening file: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		err = irregular(path)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 var zips = sync.Pool{New: func() any {

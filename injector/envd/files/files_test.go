@@ -327,6 +327,20 @@ func TestDownloadsThatCannotBe(t *testing.T) {
 	}
 }
 
+func TestAPipeIsNeverWaitedFor(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	for _, flags := range []int{os.O_RDONLY, os.O_WRONLY | os.O_CREATE | os.O_TRUNC} {
+		_, err := open(fifo, flags)
+		require.ErrorContains(t, err, "not a regular file")
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	require.NoError(t, err)
+	defer func() { _ = reader.Close() }()
+	_, err = open(fifo, os.O_WRONLY)
+	require.ErrorContains(t, err, "not a regular file", "one that somebody reads")
+}
+
 func TestWithATokenATransferNeedsItOrASignature(t *testing.T) {
 	w := newWorld(t)
 	w.token = "secret"

@@ -127,9 +127,9 @@ func (h *Handler) save(path string, body io.Reader, who account.Account, about m
 	if err := who.MakeDirs(filepath.Dir(full)); err != nil {
 		return entry{}, fmt.Errorf("error ensuring directories: %w", err)
 	}
-	f, err := os.OpenFile(full, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	f, err := open(full, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
-		return entry{}, fmt.Errorf("error opening file: %w", err)
+		return entry{}, err
 	}
 	err = fill(f, body, who, about)
 	// Some file systems tell only now that there was no room.
@@ -171,7 +171,7 @@ func writable(path string) error {
 	case info.IsDir():
 		return refuse(http.StatusBadRequest, fmt.Errorf("path is a directory: %s", path))
 	case info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0:
-		return refuse(http.StatusBadRequest, fmt.Errorf("path is not a regular file: %s", path))
+		return irregular(path)
 	}
 	return nil
 }
