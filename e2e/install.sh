@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a target of the Makefile needs and the machine lacks. Each part checks first and is quick when nothing is missing.
 #   install.sh system           programs that sandboxes and volumes need, from apt
-#   install.sh go               a Go toolchain, when there is none
+#   install.sh go               says so when there is no Go
 #   install.sh tool NAME        an external tool, built from its own module e2e/tools/NAME at the version pinned there
 #   install.sh python PIN...    a virtual environment per SDK pin, from e2e/sdk/python/pins/PIN/requirements.txt
 #   install.sh js PIN...        node_modules per SDK pin, from e2e/sdk/js/pins/PIN/package-lock.json
@@ -40,39 +40,10 @@ system() {
   [ -e /usr/include/stdlib.h ] || { say "installing libc6-dev with apt"; as_root apt-get install -y -qq libc6-dev </dev/null >&2; }
 }
 
-# The Go module proxy serves toolchains as modules; a Go of 1.21 or newer fetches the one that go.mod asks for by itself.
-toolchain=go1.26.8
+# Any Go of 1.21 or newer fetches the version that go.mod asks for by itself.
 go_() {
-  if command -v go >/dev/null && [[ "$(go env GOVERSION)" =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 21 ]; then return 0; fi
-  if [ ! -x /usr/local/go/bin/go ]; then
-    apt curl=curl python3=python3 update-ca-certificates=ca-certificates
-    local arch zip sum
-    case $(uname -m) in
-      x86_64) arch=amd64 sum=30c2b1bf7dcc88d3eb0a1364e47ddd9128edb3110a30e8a0ef61cd5856b31de7 ;;
-      aarch64) arch=arm64 sum=02b36b6787b3ac767668f630e2998df45a3b1f9ffee08d1bf3ef6487cd658d99 ;;
-      *) die "no Go toolchain for $(uname -m): install Go 1.26" ;;
-    esac
-    zip="$CACHE/$toolchain.zip"
-    say "fetching $toolchain"
-    curl -fsSL -o "$zip" "${GOPROXY%%,*}/golang.org/toolchain/@v/v0.0.1-$toolchain.linux-$arch.zip"
-    printf '%s  %s\n' "$sum" "$zip" | sha256sum --check --quiet
-    python3 - "$zip" "$CACHE/toolchain" <<'PY'
-import pathlib, sys, zipfile
-zip, into = sys.argv[1], pathlib.Path(sys.argv[2])
-with zipfile.ZipFile(zip) as z:
-    for name in z.namelist():
-        path = into / name.split("/", 2)[2] if name.startswith("golang.org/toolchain@") else None
-        if path is None or name.endswith("/"):
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(z.read(name))
-        if "/bin/" in name or "/pkg/tool/" in name:
-            path.chmod(0o755)
-PY
-    as_root mv "$CACHE/toolchain" /usr/local/go
-    rm -f "$zip"
-  fi
-  as_root ln -sf /usr/local/go/bin/go /usr/local/go/bin/gofmt /usr/local/bin/
+  command -v go >/dev/null && [[ "$(go env GOVERSION)" =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 21 ] ||
+    die "Go 1.21 or newer is needed (go.dev/doc/install); it fetches the version in go.mod by itself"
 }
 
 tool() {
