@@ -86,7 +86,7 @@ func New(cfg Config) (*Server, error) {
 	mux.Handle(s.filesystem.Handler())
 	(&files.Handler{Accounts: accounts, Token: state.Token, Clock: cfg.Clock, Log: cfg.Log}).Register(mux)
 	(&status{env: state.Env, meter: &meter{clock: cfg.Clock}}).register(mux)
-	s.handler = cors(s.idle.track(guard(state, verifier != nil, withoutZeroTimeout(mux))))
+	s.handler = cors(s.idle.track(guard(state, verifier != nil, crowds(withoutZeroTimeout(mux)))))
 	return s, nil
 }
 
