@@ -24,7 +24,7 @@ type order struct {
 
 // claim turns a create request into a claim. All that is wrong with it goes to fs; the claim then holds what is sound.
 func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (order, error) {
-	o, err := s.body(c, fs)
+	o, err := body(c, fs)
 	if err != nil {
 		return order{}, err
 	}

@@ -1,8 +1,10 @@
 package e2b_test
 
 import (
+	"bufio"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -75,17 +77,58 @@ func TestABodyThatNeverComesIsNotWaitedForLong(t *testing.T) {
 	require.NoError(t, err)
 	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
-	body, rest := io.Pipe()
-	t.Cleanup(func() { _ = rest.Close() })
-	go func() { _, _ = rest.Write([]byte(`{"templateID":`)) }()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/v2/sandboxes", body)
+	for name, c := range map[string]struct {
+		head string
+		want int
+	}{
+		"of a length":        {"POST /v2/sandboxes HTTP/1.1\r\nX-Api-Key: k\r\nContent-Length: 100\r\n\r\n{", 408},
+		"in pieces":          {"POST /v2/sandboxes HTTP/1.1\r\nX-Api-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{", 408},
+		"without a key":      {"POST /v2/sandboxes HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", 401},
+		"to no route":        {"POST /nothing HTTP/1.1\r\nContent-Length: 100\r\n\r\n{", 404},
+		"where none is read": {"POST /volumes HTTP/1.1\r\nX-Api-Key: k\r\nContent-Length: 100\r\n\r\n{", 501},
+	} {
+		conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		require.NoError(t, conn.SetDeadline(time.Now().Add(5*time.Second)))
+		_, err = io.WriteString(conn, strings.Replace(c.head, "HTTP/1.1\r\n", "HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n", 1))
+		require.NoError(t, err)
+		reader := bufio.NewReader(conn)
+		res, err := http.ReadResponse(reader, nil)
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, res.StatusCode, name)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.NoError(t, err, name)
+		_, err = reader.ReadByte()
+		require.ErrorIs(t, err, io.EOF, "%s: the connection is closed", name)
+	}
+	require.Zero(t, pool.Claimed())
+}
+
+func TestABodyThatCameInTimeHurriesNobody(t *testing.T) {
+	pool := warmpooltest.NewMemory(clock.RealClock{}, warmpool.Template{Name: "base", Desired: 1, EnvdVersion: "0.6.0"})
+	const bodyTime = 50 * time.Millisecond
+	pool.OnStart = func(ctx context.Context, _ warmpool.ID, _ warmpool.Start) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(4 * bodyTime):
+			return nil
+		}
+	}
+	svc, err := gateway.New(gateway.Config{Backend: pool, Reader: warmpooltest.Volumes{}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits()})
+	require.NoError(t, err)
+	h, err := e2b.New(svc, keys{"k": {Team: "t"}}, e2b.Config{BodyTime: bodyTime})
+	require.NoError(t, err)
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/v2/sandboxes", strings.NewReader(`{"templateID":"base"}`))
 	require.NoError(t, err)
 	req.Header.Set("X-Api-Key", "k")
 	res, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	defer func() { _ = res.Body.Close() }()
-	require.Equal(t, http.StatusRequestTimeout, res.StatusCode)
-	require.Zero(t, pool.Claimed())
+	require.Equal(t, http.StatusCreated, res.StatusCode)
 }
 
 func TestWithoutADomainHostNamesLeadToThisMachine(t *testing.T) {

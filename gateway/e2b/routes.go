@@ -89,7 +89,7 @@ func New(service Service, auth Authenticator, c Config) (http.Handler, error) {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = s.answerError
-	e.Use(s.observe, s.recovered, exact)
+	e.Use(s.observe, s.hurried, s.recovered, exact)
 	e.GET("/health", s.health)
 	e.HEAD("/health", s.health)
 	for _, r := range s.routes() {

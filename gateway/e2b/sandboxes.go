@@ -84,7 +84,7 @@ func (s *server) kill(c echo.Context) error {
 func (s *server) connect(otherwise time.Duration, required bool) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		var fs faults
-		id, o, err := s.asked(c, &fs)
+		id, o, err := asked(c, &fs)
 		if err != nil {
 			return err
 		}
@@ -106,12 +106,12 @@ func (s *server) connect(otherwise time.Duration, required bool) echo.HandlerFun
 }
 
 // asked is the sandbox that the path names, and what the body says of it.
-func (s *server) asked(c echo.Context, fs *faults) (warmpool.ID, object, error) {
+func asked(c echo.Context, fs *faults) (warmpool.ID, object, error) {
 	id, err := sandboxID(c)
 	if err != nil {
 		return "", object{}, err
 	}
-	o, err := s.body(c, fs)
+	o, err := body(c, fs)
 	return id, o, err
 }
 
@@ -129,7 +129,7 @@ func (s *server) resume(c echo.Context) error {
 
 func (s *server) setTimeout(c echo.Context) error {
 	var fs faults
-	id, o, err := s.asked(c, &fs)
+	id, o, err := asked(c, &fs)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ const maxRefresh = time.Hour
 
 func (s *server) refresh(c echo.Context) error {
 	var fs faults
-	id, o, err := s.asked(c, &fs)
+	id, o, err := asked(c, &fs)
 	if err != nil {
 		return err
 	}

@@ -25,12 +25,11 @@ const maxBody = 1 << 20
 var errSlowBody = echo.NewHTTPError(http.StatusRequestTimeout, "the body did not arrive in time")
 
 // body reads a request's JSON object; no body at all is an empty object. JavaScript SDKs send theirs chunked.
-func (s *server) body(c echo.Context, fs *faults) (object, error) {
-	// The server itself has no deadlines, since sandboxes' streams share its port.
-	control := http.NewResponseController(c.Response())
-	_ = control.SetReadDeadline(time.Now().Add(s.bodyTime)) // where there is no connection there is nothing to wait for
+func body(c echo.Context, fs *faults) (object, error) {
 	raw, err := io.ReadAll(http.MaxBytesReader(c.Response(), c.Request().Body, maxBody))
-	_ = control.SetReadDeadline(time.Time{})
+	if err == nil {
+		_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Time{}) // hurried has set it
+	}
 	var tooLong *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLong):
