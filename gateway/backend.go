@@ -18,7 +18,8 @@ type Backend interface {
 	Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error)
 	// Start initialises a claimed sandbox's daemon and publishes its mounts, together, and returns it running. When it
 	// returns an error nothing of the mounts is left; errors.Is(err, warmpool.ErrUnreachable) means that the sandbox is to
-	// blame and has been marked failed. Otherwise the error's code and message are the volume's.
+	// blame and has been marked failed. Otherwise the error's code and message are the volume's. Conflict for one that was
+	// started before.
 	Start(ctx context.Context, id warmpool.ID, s warmpool.Start) (warmpool.Sandbox, error)
 	// Get returns a claimed sandbox. NotFound for unknown, unclaimed and ended ones.
 	Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error)

@@ -58,6 +58,7 @@ var contract = []struct {
 	{"a template is found by name and by alias", templateIsFound},
 	{"an unknown template is not found", unknownTemplate},
 	{"a claim is echoed and started", claimIsEchoed},
+	{"a sandbox is started once, and its token is its own", startedOnce},
 	{"a claim by alias takes from the same pool", claimByAlias},
 	{"parallel claims never get the same sandbox", claimsAreExclusive},
 	{"a list is filtered by team, template, metadata and state", listIsFiltered},
@@ -146,6 +147,17 @@ func claimIsEchoed(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Te
 	left := plain.EndAt.Sub(plain.StartedAt)
 	require.Greater(t, left, 4*time.Minute, "the timeout counts from the moment the sandbox is handed out")
 	require.Less(t, left, 7*time.Minute)
+}
+
+func startedOnce(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Template) {
+	first, second := take(ctx, t, b, claimOf(tpl.Name)), take(ctx, t, b, claimOf(tpl.Name))
+	require.NotEqual(t, first.Token.Reveal(), second.Token.Reveal())
+	_, err := b.Start(ctx, first.ID, warmpool.Start{})
+	requireCode(t, warmpool.Conflict, err)
+	got, err := b.Get(ctx, first.ID)
+	require.NoError(t, err)
+	require.Equal(t, warmpool.Running, got.State)
+	require.Equal(t, first.Token.Reveal(), got.Token.Reveal())
 }
 
 func claimByAlias(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Template) {

@@ -159,8 +159,11 @@ func (m *Memory) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox,
 
 // Start makes a claimed sandbox run; its deadline counts from now.
 func (m *Memory) Start(ctx context.Context, id warmpool.ID, start warmpool.Start) (warmpool.Sandbox, error) {
-	if _, err := m.Get(ctx, id); err != nil {
+	switch s, err := m.Get(ctx, id); {
+	case err != nil:
 		return warmpool.Sandbox{}, err
+	case s.State != warmpool.Claimed:
+		return warmpool.Sandbox{}, warmpool.Errorf(warmpool.Conflict, "sandbox %s has been started already", id)
 	}
 	if m.OnStart != nil {
 		if err := m.OnStart(ctx, id, start); err != nil {
