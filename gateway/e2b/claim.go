@@ -108,7 +108,7 @@ func environment(o object) map[string]string {
 var everywhere = []string{"0.0.0.0/0", "::/0"}
 
 // fineRules are the fields of network that cannot be kept here.
-var fineRules = []string{"allowOut", "rules", "egressProxy", "maskRequestHost", "httpsPorts"}
+var fineRules = []string{"allowOut", "rules", "egressProxy", "maskRequestHost", "httpsPorts", "dnsServers"}
 
 // internet reads allow_internet_access and the parts of network that mean the same. Finer rules cannot be kept here, and a
 // rule that is not kept must not look as if it were.
