@@ -22,5 +22,7 @@ var (
 	ErrUserSpace = errors.New("the mount namespace belongs to another user namespace")
 )
 
+var errCrowded = errors.New("too many connections wait")
+
 // ErrRefused is what a sender gets whose hand-over was not accepted; the reason is told to the receiver's side only.
 var ErrRefused = errors.New("hand-over refused")

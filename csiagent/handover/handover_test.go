@@ -362,6 +362,39 @@ func TestAFloodOfSilentClientsIsBounded(t *testing.T) {
 	}, 10*time.Second, 10*time.Millisecond, "and an honest one is served afterwards")
 }
 
+func TestAContainerThatConnectsWithoutEndIsServedSlowly(t *testing.T) {
+	r, socket := receiver(t, func(c *handover.Config) { c.Pending = 2 })
+	f := foreign(t)
+	try := func(message func(*net.UnixConn) bool) bool {
+		c, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: socket, Net: "unixpacket"})
+		if err != nil {
+			require.ErrorIs(t, err, unix.EAGAIN)
+			return false
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return message(c)
+	}
+	flood := func(message func(*net.UnixConn) bool) (refusalsPerSecond float64) {
+		before, begun := r.State().Refused, time.Now()
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for range 1000 {
+			<-tick.C
+			try(message)
+		}
+		return float64(r.State().Refused-before) / time.Since(begun).Seconds()
+	}
+	require.Less(t, flood(func(c *net.UnixConn) bool { _, _ = c.Write([]byte{0}); return c.Close() == nil }), 100.0, "with messages that are none")
+	require.Eventually(t, func() bool {
+		return try(func(c *net.UnixConn) bool {
+			_, _, _ = c.WriteMsgUnix([]byte{0}, unix.UnixRights(int(f.Fd())), nil)
+			return answered(t, c)
+		})
+	}, 10*time.Second, 10*time.Millisecond)
+	require.Less(t, flood(func(c *net.UnixConn) bool { return c.Close() == nil }), 50.0, "while its hand-over is in force")
+	require.True(t, r.State().Ready)
+}
+
 func TestAnUnprivilegedContainerHandsItselfOver(t *testing.T) {
 	r, socket := receiver(t)
 	exe := copyOfTest(t)

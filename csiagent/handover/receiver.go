@@ -102,7 +102,7 @@ func (r *Receiver) accept(ctx context.Context, group *errgroup.Group) error {
 			return nil
 		}
 		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-			pause(ctx)
+			rest(ctx)
 			continue
 		}
 		if err != nil {
@@ -110,6 +110,7 @@ func (r *Receiver) accept(ctx context.Context, group *errgroup.Group) error {
 		}
 		if r.State().Ready {
 			r.refuse(c, ErrTaken)
+			rest(ctx)
 			continue
 		}
 		select {
@@ -119,13 +120,15 @@ func (r *Receiver) accept(ctx context.Context, group *errgroup.Group) error {
 				return nil
 			})
 		default:
-			r.refuse(c, errors.New("too many connections wait"))
+			r.refuse(c, errCrowded)
+			rest(ctx)
 		}
 	}
 }
 
-// pause waits for descriptors to become free.
-func pause(ctx context.Context) {
+// rest follows what did not become a hand-over: descriptors may become free, and a container that connects without end should
+// not keep the agent busy.
+func rest(ctx context.Context) {
 	wait := time.NewTimer(100 * time.Millisecond)
 	defer wait.Stop()
 	select {
@@ -139,11 +142,13 @@ func (r *Receiver) serve(ctx context.Context, c *net.UnixConn, decided func()) {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	ns, err := r.take(c)
-	decided()
 	if err != nil {
 		r.refuse(c, err)
+		rest(ctx)
+		decided()
 		return
 	}
+	decided()
 	hold(c)
 	r.release(ns)
 	_ = c.Close()
