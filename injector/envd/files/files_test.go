@@ -479,10 +479,10 @@ func FuzzSigned(f *testing.F) {
 	f.Add("%zz", "t")
 	f.Fuzz(func(t *testing.T, query, token string) {
 		q, _ := url.ParseQuery(query)
-		if Signed(q, Read, token, time.Unix(0, 0)) == nil {
-			require.NoError(t, Signed(q, Read, token, time.Unix(0, 0)))
-			require.Error(t, Signed(q, Write, token, time.Unix(0, 0)))
-			require.Error(t, Signed(q, Read, token+"x", time.Unix(0, 0)))
+		if signed(q, Read, token, time.Unix(0, 0)) == nil {
+			require.NoError(t, signed(q, Read, token, time.Unix(0, 0)))
+			require.Error(t, signed(q, Write, token, time.Unix(0, 0)))
+			require.Error(t, signed(q, Read, token+"x", time.Unix(0, 0)))
 		}
 	})
 }

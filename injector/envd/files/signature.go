@@ -39,9 +39,8 @@ var (
 	errToken        = errors.New("access token present in header but does not match")
 )
 
-// Signed says whether a /files URL's query was signed for op by the holder of token, and has not expired at now. It
-// touches nothing but its arguments, so that a proxy can ask it which of its sandboxes a URL means.
-func Signed(query url.Values, op, token string, now time.Time) error {
+// signed says whether a /files URL's query was signed for op by the holder of token, and has not expired at now.
+func signed(query url.Values, op, token string, now time.Time) error {
 	signature := query.Get("signature")
 	if signature == "" {
 		return errNoSignature
@@ -77,5 +76,5 @@ func (h *Handler) authorize(r *http.Request, op string) error {
 		}
 		return nil
 	}
-	return Signed(r.URL.Query(), op, token, h.Clock.Now())
+	return signed(r.URL.Query(), op, token, h.Clock.Now())
 }
