@@ -114,7 +114,19 @@ func load(all []file) (*snapshot, error) {
 	if err := l.faults.err(); err != nil {
 		return nil, err
 	}
+	l.snap.bind()
 	return l.snap, nil
+}
+
+// bind makes a volume that a claim names that claim's, as a cluster would: it is somebody's then, and no longer for everybody
+// to mount.
+func (s *snapshot) bind() {
+	for _, pvc := range s.claims {
+		pv := s.volumes[pvc.Spec.VolumeName]
+		if pv != nil && pv.Spec.ClaimRef == nil {
+			pv.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: pvc.Namespace, Name: pvc.Name}
+		}
+	}
 }
 
 // loader gathers a snapshot from documents.

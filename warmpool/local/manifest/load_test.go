@@ -222,6 +222,25 @@ func TestASecretIsNeverQuoted(t *testing.T) {
 	}
 }
 
+func TestAVolumeThatAClaimNamesIsTheClaims(t *testing.T) {
+	const claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: database, namespace: prod}\nspec: {accessModes: [ReadWriteMany], volumeName: pv}\n"
+	for name, c := range map[string]struct{ text, want string }{
+		"before the volume":                   {claim + "---\n" + goodVolume, "prod/database"},
+		"after the volume":                    {goodVolume + "---\n" + claim, "prod/database"},
+		"of another volume":                   {goodVolume + "---\n" + edit(t, claim, "volumeName: pv", "volumeName: other"), ""},
+		"of none":                             {goodVolume + "---\n" + edit(t, claim, ", volumeName: pv", ""), ""},
+		"of a volume that is another claim's": {edit(t, goodVolume, "hostPath:", "claimRef: {namespace: a, name: b}\n  hostPath:") + "---\n" + claim, "a/b"},
+	} {
+		snap, err := loadText(c.text)
+		require.NoError(t, err, name)
+		got := ""
+		if ref := snap.volumes["pv"].Spec.ClaimRef; ref != nil {
+			got = ref.Namespace + "/" + ref.Name
+		}
+		require.Equal(t, c.want, got, name)
+	}
+}
+
 func TestStringDataWinsOverData(t *testing.T) {
 	snap, err := loadText(edit(t, goodSecret, "stringData:", "data: {akId: b2xk, other: b2xk}\nstringData:"))
 	require.NoError(t, err)
