@@ -134,7 +134,7 @@ func (b *Backend) outcome(ctx context.Context, s *sandbox, mounts []mount.Mount,
 	}
 	switch {
 	case ctx.Err() != nil && (len(own) > 0 || initialised != nil):
-		return &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox was not ready within the request's time", Err: errors.Join(append(own, initialised, ctx.Err())...)}
+		return late(own, errors.Join(append(own, initialised, ctx.Err())...))
 	case len(own) > 0:
 		return joinVolumes(own)
 	case errors.Is(initialised, initialize.ErrRefused):
@@ -145,6 +145,15 @@ func (b *Backend) outcome(ctx context.Context, s *sandbox, mounts []mount.Mount,
 		return unreachable("its volumes could not be mounted", errors.Join(faults...))
 	}
 	return nil
+}
+
+// late is the error of a start that took too long, with the volumes that it waited for.
+func late(volumes []error, cause error) error {
+	text := "the sandbox was not ready within the request's time"
+	if len(volumes) > 0 {
+		text += ": " + message(joinVolumes(volumes))
+	}
+	return &warmpool.Error{Code: warmpool.Unavailable, Message: text, Err: cause}
 }
 
 func unreachable(what string, err error) error {
