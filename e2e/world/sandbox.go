@@ -63,6 +63,11 @@ func (w *World) Request(ctx context.Context, s Sandbox, method, path string, bod
 
 // Run runs a command as an SDK does and returns what it wrote to stdout. A command that fails is an error.
 func (w *World) Run(ctx context.Context, s Sandbox, command string) (string, error) {
+	return w.RunAs(ctx, s, "", command)
+}
+
+// RunAs is Run as another user than the one that SDKs take when they are told none.
+func (w *World) RunAs(ctx context.Context, s Sandbox, user, command string) (string, error) {
 	message, err := json.Marshal(map[string]any{"process": map[string]any{"cmd": "/bin/bash", "args": []string{"-l", "-c", command}}, "stdin": false})
 	if err != nil {
 		return "", err
@@ -74,6 +79,9 @@ func (w *World) Run(ctx context.Context, s Sandbox, command string) (string, err
 	}
 	req.Header.Set("Content-Type", "application/connect+json")
 	req.Header.Set("Connect-Protocol-Version", "1")
+	if user != "" {
+		req.SetBasicAuth(user, "")
+	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return "", err
