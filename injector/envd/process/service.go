@@ -213,12 +213,16 @@ func (s *Service) Close(ctx context.Context) {
 	}
 	for _, p := range all {
 		select {
-		case <-p.done:
+		case <-p.exited:
 		case <-ctx.Done():
 			_ = p.signal(syscall.SIGKILL)
 			<-p.exited
 		}
-		killSession(int(p.pid))
+		killSession(int(p.pid)) // then nobody holds the pipes
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+		}
 		p.release()
 	}
 	for out, p := range left {
