@@ -247,6 +247,24 @@ func TestACallerWhoLeavesLeavesNoSandbox(t *testing.T) {
 	})
 }
 
+func TestACreateEndsAtItsDeadlineAndLeavesNothing(t *testing.T) {
+	w := newWorld(t, 3)
+	limits := gateway.DefaultLimits()
+	limits.Create = 20 * time.Millisecond
+	s, err := gateway.New(gateway.Config{Backend: w.pool, Reader: warmpooltest.Volumes{}, Policy: mount.DefaultPolicy(), Limits: limits, Clock: w.clock})
+	require.NoError(t, err)
+	w.pool.OnStart = func(ctx context.Context, _ warmpool.ID, _ warmpool.Start) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	_, err = s.Create(t.Context(), claim())
+	var e *warmpool.Error
+	require.ErrorAs(t, err, &e)
+	require.Equal(t, warmpool.Unavailable, e.Code)
+	require.Contains(t, e.Message, "not ready in time")
+	require.Zero(t, w.pool.Claimed(), "the undoing has a time of its own")
+}
+
 // lateBackend starts well, but the caller has left by then.
 type lateBackend struct {
 	*warmpooltest.Memory
