@@ -1,6 +1,11 @@
 // Package account says as whom a request to the in-sandbox daemon acts: it finds users in the sandbox's own
 // passwd and group files, resolves the paths that they name, and makes directories that belong to them. It knows
 // neither HTTP nor processes.
+//
+// As upstream does, the daemon touches files with its own rights and gives them to the user afterwards: SDKs rely on
+// writing to directories that only root can make, such as /code. The user of a request thus says who owns what it
+// makes, and is no bound to what it reaches. Who holds the sandbox's token is root in it; a command that runs as a
+// lesser user can have the daemon follow a link that it planted, if a request names it. The bound is the container.
 package account
 
 import (

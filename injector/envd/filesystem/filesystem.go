@@ -71,7 +71,7 @@ func fault(err error) error {
 		code = connect.CodeInvalidArgument
 	case errors.Is(err, syscall.ELOOP):
 		code = connect.CodeFailedPrecondition
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		code = connect.CodeResourceExhausted
 	case errors.Is(err, fs.ErrPermission):
 		code = connect.CodePermissionDenied

@@ -2,6 +2,7 @@ package filesystem
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -143,6 +144,12 @@ func TestFaultsHaveTheirCodes(t *testing.T) {
 	require.NoError(t, remove("missing"), "what is not there is removed already")
 	require.NoDirExists(t, filepath.Join(w.home, "new"), "a move that fails makes no directories")
 	require.FileExists(t, filepath.Join(w.home, "dir/f"))
+}
+
+func TestWhatTheMachineHasTooFewOfIsExhausted(t *testing.T) {
+	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EMFILE, syscall.ENFILE} {
+		require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(fault(fmt.Errorf("watching: %w", err))))
+	}
 }
 
 func TestDirectoriesAreMadeMovedAndRemoved(t *testing.T) {

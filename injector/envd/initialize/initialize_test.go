@@ -234,6 +234,16 @@ func TestKeysOfTheWrongShapeAreRefused(t *testing.T) {
 	require.ErrorContains(t, err, "id")
 }
 
+func TestStrangersCannotFillTheLog(t *testing.T) {
+	var log bytes.Buffer
+	h := &Handler{State: &State{token: "t", ready: true}, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, httptest.NewRequest(http.MethodPost, Path, strings.NewReader(`{"accessToken":"other"}`)))
+	require.Equal(t, http.StatusUnauthorized, rec.Code)
+	require.Contains(t, rec.Body.String(), "another one", "the caller is told, and logs what it will")
+	require.Empty(t, log.String())
+}
+
 func FuzzInitBody(f *testing.F) {
 	for _, s := range []string{"", "{}", `{"accessToken":"t","envVars":{"A":"b"}}`, `{"volumeMounts":[1]}`, "null", `{"timestamp":"x"}`} {
 		f.Add([]byte(s))
