@@ -14,7 +14,9 @@ import (
 // faults of its own and wants to name all of them together. A spec without a volume is one whose volume is known to be
 // faulty; the rest of it is checked.
 func (s *Service) Check(ctx context.Context, c warmpool.Claim) error {
-	_, err := s.mounts(ctx, c)
+	within, cancel := context.WithTimeout(ctx, s.limits.Create)
+	defer cancel()
+	_, err := s.mounts(within, c)
 	return coded(err)
 }
 
