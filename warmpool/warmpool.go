@@ -99,7 +99,7 @@ type Template struct {
 	Aliases   []string
 	Runtimes  []string // "csi" must be among them for mounts
 	Resources Resources
-	// Owner owns what is mounted (spec/acs.md 7).
+	// Owner owns what is mounted: the user of its main container, so that programs there can write.
 	Owner mount.Owner
 	// Containers are the names of its containers, the main one first.
 	Containers []string
