@@ -213,7 +213,7 @@ func TestAMessageIsBoundedHoweverItIsPacked(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			require.Equal(t, c.code, res.StatusCode, "%s", body)
 			require.Contains(t, string(body), "resource_exhausted")
-			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(5*wire.MaxMessage))
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(12*wire.MaxMessage))
 		})
 	}
 }

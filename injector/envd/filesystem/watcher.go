@@ -73,12 +73,16 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 		ended <- w.run(ctx)
 	}()
 	defer func() { cancel(); <-finished }()
-	interval := wire.Keepalive(req.Header())
+	return relay(ctx, events, ended, wire.Keepalive(req.Header()), stream.Send)
+}
+
+// relay sends start, every event, and keepalives whenever there was none for an interval, until ctx or the watch ends.
+func relay(ctx context.Context, events <-chan *filesystempb.FilesystemEvent, ended <-chan error, interval time.Duration, send func(*filesystempb.WatchDirResponse) error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	next := &filesystempb.WatchDirResponse{Event: &filesystempb.WatchDirResponse_Start{Start: &filesystempb.WatchDirResponse_StartEvent{}}}
 	for {
-		if err := stream.Send(next); err != nil {
+		if err := send(next); err != nil {
 			return err
 		}
 		select {
