@@ -31,12 +31,8 @@ func (s *server) create(otherwise time.Duration) echo.HandlerFunc {
 			return s.refused(c, a, fs)
 		}
 		sb, err := s.service.Create(ctx, a.claim)
-		if refused := asFaults(err); warmpool.CodeOf(err) == warmpool.Invalid && len(refused) > 0 {
-			reword(refused, a.places, &fs)
-			return fs.err()
-		}
 		if err != nil {
-			return err
+			return inPlace(err, a.places)
 		}
 		c.Set(sandboxKey, sb.ID)
 		if err := c.JSON(http.StatusCreated, s.sandbox(c, sb)); err != nil {

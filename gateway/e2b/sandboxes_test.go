@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
@@ -250,6 +251,19 @@ func TestAFailedMountIsToldAndLeavesNothing(t *testing.T) {
 	require.NotContains(t, string(a.body), "s3fs")
 	require.Contains(t, w.log.String(), "s3fs: 403", "the operator learns the cause")
 	require.Zero(t, w.pool.Claimed())
+}
+
+func TestAFaultOfAMountUnderWayIsNotTakenForTheFirstMounts(t *testing.T) {
+	w := newWorld(t)
+	w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error {
+		return &warmpool.Error{
+			Code: warmpool.Invalid, Message: "volume 'pv-nas-fast' at /b could not be mounted: it is reserved",
+			Err: mount.Faults{{Field: mount.FieldTarget, Reason: "is reserved"}},
+		}
+	}
+	a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"base","volumeMounts":[{"name":"scratch","path":"/a"},{"name":"pv-nas-fast","path":"/b"}]}`)
+	require.Equal(t, 400, a.status)
+	require.Equal(t, "volume 'pv-nas-fast' at /b could not be mounted: it is reserved", a.message(t))
 }
 
 func TestASDKIsToldNotToRepeatACreateWhoseVolumeFails(t *testing.T) {

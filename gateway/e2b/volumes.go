@@ -10,6 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
@@ -170,6 +171,19 @@ func asFaults(err error) mount.Faults {
 	var out mount.Faults
 	_ = errors.As(err, &out)
 	return out
+}
+
+// inPlace is the error of a create with its faults in the caller's own places. Those of a sandbox that was already being made
+// are of one mount, and do not say which by their index: their message does.
+func inPlace(err error, where []places) error {
+	var e *warmpool.Error
+	refused := asFaults(err)
+	if !errors.As(err, &e) || e.Code != warmpool.Invalid || e.Final || len(refused) == 0 {
+		return err
+	}
+	var fs faults
+	reword(refused, where, &fs)
+	return fs.err()
 }
 
 // reword puts a refused claim's faults into the caller's own places.
