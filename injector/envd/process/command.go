@@ -41,6 +41,7 @@ func (s *Service) launch(req *processpb.StartRequest, who account.Account) (*pro
 		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("error starting process '%s': %w", req.GetProcess().GetCmd(), err))
 	}
 	p.pid = uint32(cmd.Process.Pid)
+	offer(cmd.Process.Pid)
 	if err := s.register(p); err != nil {
 		_ = p.signal(syscall.SIGKILL)
 		p.await()

@@ -237,6 +237,21 @@ func TestAsRootCommandsRunAsTheUserAskedFor(t *testing.T) {
 	require.Equal(t, "root\n", listen(s, func() *processpb.ProcessEvent { return s.Msg().GetEvent() }).stdout)
 }
 
+func TestCommandsAreKilledBeforeTheDaemonWhenMemoryIsShort(t *testing.T) {
+	raw, err := os.ReadFile("/proc/self/oom_score_adj")
+	require.NoError(t, err)
+	own, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	require.NoError(t, err)
+	w := newWorld(t)
+	yes := true
+	req := sh("read -r; cat /proc/self/oom_score_adj") // a child of the command, after the command was surely offered
+	req.Stdin = &yes
+	pid, rest := w.begin(t, req)
+	_, err = w.SendInput(t.Context(), connect.NewRequest(&processpb.SendInputRequest{Process: byPID(pid), Input: stdin("go\n")}))
+	require.NoError(t, err)
+	require.Equal(t, strconv.Itoa(min(own+preference, 1000))+"\n", rest().stdout)
+}
+
 func TestOutputIsWholeAndInOrder(t *testing.T) {
 	w := newWorld(t)
 	got := w.run(t, sh("seq 1 200000; seq 1 1000 >&2"))
