@@ -30,6 +30,7 @@ import (
 
 var (
 	_ gateway.Backend = (*local.Backend)(nil)
+	_ gateway.Checker = (*local.Backend)(nil)
 	_ gateway.Meter   = (*local.Backend)(nil)
 	_ proxy.Resolver  = (*local.Backend)(nil)
 )

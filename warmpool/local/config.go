@@ -99,7 +99,21 @@ func build(cfg Config, l layout) (*Backend, error) {
 		layout: l, log: cfg.Log, containers: containers, skeleton: skeleton, programs: programs, signer: signer,
 		drivers: cfg.Drivers, policy: cfg.Policy, probe: cfg.Probe, clock: cfg.Clock, threads: attach.NewThreads(attach.DefaultThreads),
 	}
-	return newBackend(cfg.Pool, cfg.Log, m, tokenKey, size(), skeleton.Digest()+filepath.Base(programs)+signer.PublicKey(), cfg.EnvdVersion)
+	b, err := newBackend(cfg.Pool, cfg.Log, m, tokenKey, size(), skeleton.Digest()+filepath.Base(programs)+signer.PublicKey(), cfg.EnvdVersion)
+	if err != nil {
+		return nil, err
+	}
+	b.drivers = cfg.Drivers
+	return b, nil
+}
+
+// Check says what the driver of a volume would refuse, so that no sandbox is spent on it.
+func (b *Backend) Check(m mount.Mount) error {
+	d := b.drivers[m.Driver]
+	if d == nil {
+		return fmt.Errorf("%w: no driver %q is installed here", mount.ErrInvalid, m.Driver)
+	}
+	return d.Check(m)
 }
 
 // Close gives the state directory back when Run was never called. Run does it at its end.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/injector/envd/initialize"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
@@ -74,6 +75,7 @@ type Backend struct {
 	made    string // digest of what sandboxes are made of
 	version string // of the daemon
 	unlock  func()
+	drivers map[string]node.Driver
 
 	wake    chan struct{} // a step of Run is due
 	adopted chan struct{} // closed when claims may begin
