@@ -92,7 +92,7 @@ var refusals = []struct {
 	{"a block volume", with(volumeName, "block", mountPoint, "/data"), 400, []string{"csi-volume-name", "Block"}},
 	{"a volume that is being deleted", with(volumeName, "going", mountPoint, "/data"), 400, []string{"csi-volume-name", "being deleted"}},
 	{"a volume whose mount options are not allowed", with(volumeName, "options", mountPoint, "/data"), 400, []string{"csi-volume-name", `mount option "suid"`}},
-	{"a volume that is set up wrongly", with(volumeName, "no-size", mountPoint, "/data"), 400, []string{"csi-volume-name", "volumeAttributes.size"}},
+	{"a volume that is set up wrongly", with(volumeName, "no-size", mountPoint, "/data"), 400, []string{"csi-volume-name: cannot be mounted", "attribute size"}},
 	{"a volume that is no name", with(volumeName, "../x", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
 	{"a relative mount point", with(volumeName, "scratch", mountPoint, "data"), 400, []string{"csi-mount-point"}},
 	{"a mount point that climbs", with(volumeName, "scratch", mountPoint, "/data/../etc"), 400, []string{"csi-mount-point"}},

@@ -18,6 +18,7 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/gateway/e2b"
@@ -98,6 +99,7 @@ func newWorld(t *testing.T) *world {
 		},
 		warmpool.Template{Name: "plain", Aliases: []string{"plain-v1"}, Desired: 2, EnvdVersion: "0.6.0", Resources: size, CreatedAt: made, UpdatedAt: made},
 		warmpool.Template{Name: "empty", EnvdVersion: "0.6.0", Resources: size, CreatedAt: made, UpdatedAt: made, Reason: "image cannot be pulled"})
+	pool.OnCheck = (&tmpfs.Driver{}).Check
 	log := &lines{}
 	logger := slog.New(slog.NewJSONHandler(log, nil))
 	svc, err := gateway.New(gateway.Config{

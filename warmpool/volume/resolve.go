@@ -121,7 +121,7 @@ func (res *resolution) read(ctx context.Context, name string) (source, error) {
 	}
 	src := translate(pv, res.req.Drivers)
 	if pv.Spec.CSI == nil || pv.Spec.CSI.NodePublishSecretRef == nil || len(src.reasons) > 0 {
-		return src.checked(), nil
+		return src, nil
 	}
 	secret, reason, err := res.secret(ctx, pv)
 	if err != nil {
@@ -131,7 +131,7 @@ func (res *resolution) read(ctx context.Context, name string) (source, error) {
 		src.reasons = append(src.reasons, reason)
 	}
 	src.Secret = secret
-	return src.checked(), nil
+	return src, nil
 }
 
 func (res *resolution) secret(ctx context.Context, pv *corev1.PersistentVolume) (mount.Secret, string, error) {

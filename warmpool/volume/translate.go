@@ -73,6 +73,16 @@ func attributes(csi *corev1.CSIPersistentVolumeSource) map[string]string {
 	return out
 }
 
+// value finds a key in whatever letters it is written: PersistentVolumes in the field spell them in many ways.
+func value(have map[string]string, key string) string {
+	for k, v := range have {
+		if strings.EqualFold(strings.TrimSpace(k), key) {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
 // options are mount options one by one: "nolock,tcp" in one item is two.
 func options(list []string) []string {
 	var out []string
