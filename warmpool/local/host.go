@@ -170,13 +170,35 @@ func (h *host) Adopt(ctx context.Context, r record) (_ box, err error) {
 	if r.State == warmpool.Running && len(r.Mounts) == 0 {
 		return c, nil // nothing to be taken over that the hand-over is needed for
 	}
-	if err := c.await(ctx); err != nil {
+	if err := h.answers(ctx, c, r); err != nil {
 		return nil, err
 	}
-	if err := c.node.Adopt(ctx); err != nil {
+	within, cancel := context.WithTimeout(ctx, adoptPatience)
+	defer cancel()
+	if err := c.node.Adopt(within); err != nil {
 		h.log.Error("not every volume of an adopted sandbox could be taken over", "sandbox", r.ID, "error", err)
 	}
 	return c, nil
+}
+
+// adoptPatience is how long each step of taking over a sandbox that was handed out may take: all callers wait for it, and whether
+// its programs answer is in its owner's hands.
+const adoptPatience = 2 * time.Second
+
+// answers waits for a sandbox that is to be taken over. One of stock must answer to be of use; one that was handed out is its owner's
+// as long as it lives.
+func (h *host) answers(ctx context.Context, c *cell, r record) error {
+	if r.State == warmpool.Available {
+		return c.await(ctx)
+	}
+	within, cancel := context.WithTimeout(ctx, adoptPatience)
+	defer cancel()
+	err := c.await(within)
+	if err == nil || ctx.Err() != nil || errors.Is(err, process.ErrGone) || errors.Is(err, attach.ErrGone) {
+		return err
+	}
+	h.log.Warn("a sandbox that was handed out does not answer; it is taken over as it is", "sandbox", r.ID, "error", err)
+	return nil
 }
 
 // Discard implements machine.
