@@ -231,7 +231,7 @@ func (b *Backend) started(s *sandbox, st warmpool.Start) (warmpool.Sandbox, erro
 	out := b.view(s)
 	b.mu.Unlock()
 	if err := b.persist(s); err != nil {
-		return warmpool.Sandbox{}, &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox's state could not be kept; try again", Err: err}
+		return warmpool.Sandbox{}, &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox's state could not be kept; try again", RetryAfter: time.Second, Err: err}
 	}
 	b.poke() // a new deadline
 	return out, nil
