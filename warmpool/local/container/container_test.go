@@ -39,7 +39,7 @@ func start(t *testing.T, l Limits) *world {
 	w := &world{Runtime: r, id: "i0123456789abcdefghi", dir: dir}
 	skeleton, err := rootfs.Load("/")
 	require.NoError(t, err)
-	for _, d := range []string{"root", "upper", "work"} {
+	for _, d := range []string{"root", "upper", "work", "bound"} {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
 	require.NoError(t, skeleton.Write(filepath.Join(dir, "root"), rootfs.Names{Hostname: "box"}))
@@ -55,6 +55,7 @@ func start(t *testing.T, l Limits) *world {
 	w.pid, err = r.Run(t.Context(), dir, Spec{
 		ID: w.id, Hostname: "box", Root: filepath.Join(dir, "root"), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
 		Args: []string{"/bin/sleep", "600"}, Env: []string{"PATH=/usr/sbin:/usr/bin"}, Limits: l, Patient: true,
+		Binds: []Bind{{Source: filepath.Join(dir, "bound"), Target: "/.own/bound"}},
 	})
 	require.NoError(t, err)
 	return w
@@ -92,6 +93,9 @@ func TestTheWallsOfAContainer(t *testing.T) {
 		{name: "no capabilities beyond the list", uid: 0, script: "grep CapBnd /proc/self/status", want: "00000000000004fb"},
 		{name: "a seccomp filter is on", uid: 0, script: "grep Seccomp: /proc/self/status", want: "2"},
 		{name: "sysctls are read-only", uid: 0, script: "echo 1 >/proc/sys/kernel/panic", want: "ead-only", fails: true},
+		{name: "what is bound is read-only", uid: 0, script: "touch /.own/bound/x", want: "ead-only", fails: true},
+		{name: "nothing can be put beside it", uid: 0, script: "touch /.own/x", want: "ead-only", fails: true},
+		{name: "nor in its place", uid: 0, script: "mv /.own /other", want: "busy", fails: true},
 		{name: "sysfs is read-only", uid: 0, script: "touch /sys/x", want: "ead-only", fails: true},
 		{name: "the machine's interrupts are masked", uid: 0, script: "wc -c </proc/interrupts", want: "0"},
 		{name: "the route table has loopback only", uid: 0, script: "cat /proc/net/dev | tail -n +3 | cut -d: -f1 | tr -d ' '", want: "lo"},

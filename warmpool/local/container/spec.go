@@ -2,6 +2,8 @@ package container
 
 import (
 	"fmt"
+	"path"
+	"slices"
 
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -63,7 +65,7 @@ func (r *Runtime) specification(s Spec) (*specs.Spec, error) {
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
 				"/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
 			},
-			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+			ReadonlyPaths: append(parents(s.Binds), "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"),
 		},
 	}
 	if r.rlimits {
@@ -78,6 +80,16 @@ func (r *Runtime) specification(s Spec) (*specs.Spec, error) {
 	}
 	spec.Linux.Seccomp = profile
 	return spec, nil
+}
+
+// parents are the directories that binds lie in. Were they not mounts of their own, root could rename them and put others in place.
+func parents(binds []Bind) (out []string) {
+	for _, b := range binds {
+		if dir := path.Dir(b.Target); dir != "/" && !slices.Contains(out, dir) {
+			out = append(out, dir)
+		}
+	}
+	return out
 }
 
 func mounts(s Spec) []specs.Mount {
