@@ -17,6 +17,8 @@ const (
 	// a process substitution needs a moment, a server in the background is not waited for. (Upstream waits until its
 	// timeout.) What the process itself wrote is in the pipe by then and is sent however long that takes.
 	linger = 2 * time.Second
+	// lingerTold is the same for a process that was told to end: its client wants no more of it.
+	lingerTold = 100 * time.Millisecond
 	// maxTerminal bounds what is taken out of a terminal that others keep writing to.
 	maxTerminal = 256 << 10
 )
@@ -61,8 +63,8 @@ func (s *source) emit(out *fanout, buf []byte, n int) []byte {
 	return make([]byte, len(buf))
 }
 
-// cut makes pump end soon: at once if nobody else holds the source, else after linger.
-func (s *source) cut() { _ = s.file.SetReadDeadline(time.Now().Add(linger)) }
+// cut makes pump end soon: at once if nobody else holds the source, else after a while.
+func (s *source) cut(after time.Duration) { _ = s.file.SetReadDeadline(time.Now().Add(after)) }
 
 // rest publishes what lies in the pipe at this moment. A slow client may have kept pump waiting past the deadline,
 // and the process's last words lie behind it; what a background child adds meanwhile is not waited for.

@@ -30,6 +30,7 @@ type proc struct {
 
 	expire  *time.Timer // kills it at its timeout; set before run, or never
 	expired atomic.Bool
+	told    atomic.Bool // to end, by a signal
 
 	life    sync.Mutex // held while it is signalled or reaped, so that no signal can reach a successor of its pid
 	reaped  bool
@@ -61,8 +62,12 @@ func (s *Service) run(p *proc) {
 	if p.expire != nil {
 		p.expire.Stop()
 	}
+	after := linger
+	if p.told.Load() {
+		after = lingerTold
+	}
 	for _, out := range p.outputs {
-		out.cut()
+		out.cut(after)
 	}
 	pumps.Wait()
 	if p.input != nil {
@@ -114,6 +119,7 @@ func (p *proc) signal(sig syscall.Signal) error {
 	if p.reaped {
 		return errGone
 	}
+	p.told.Store(true)
 	err := unix.Kill(-int(p.pid), sig)
 	if sig == syscall.SIGKILL {
 		killSession(int(p.pid))

@@ -324,6 +324,23 @@ func TestABackgroundChildDoesNotHoldTheEnd(t *testing.T) {
 	require.Eventually(t, func() bool { return !aliveIn(child, session) }, 5*time.Second, 10*time.Millisecond)
 }
 
+func TestOfACommandThatIsKilledNothingMoreIsAwaited(t *testing.T) {
+	w := newWorld(t)
+	file := filepath.Join(w.home, "pid")
+	pid, rest := w.begin(t, sh("setsid sh -c 'echo $$ > "+file+".new; mv "+file+".new "+file+"; exec sleep 1000' & wait"))
+	require.Eventually(t, func() bool { _, err := os.Stat(file); return err == nil }, 5*time.Second, 5*time.Millisecond)
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	escaped, err := strconv.Atoi(strings.TrimSpace(string(raw)))
+	require.NoError(t, err)
+	defer killSession(escaped)
+	begun := time.Now()
+	_, err = w.SendSignal(t.Context(), connect.NewRequest(&processpb.SendSignalRequest{Process: byPID(pid), Signal: processpb.Signal_SIGNAL_SIGKILL}))
+	require.NoError(t, err)
+	require.Equal(t, "signal: killed", rest().end.GetStatus())
+	require.Less(t, time.Since(begun), linger)
+}
+
 func TestAChattyBackgroundChildDoesNotHoldTheEndEither(t *testing.T) {
 	w := newWorld(t)
 	begun := time.Now()
