@@ -12,8 +12,8 @@ import (
 // thread of each request that touched it, even after its client went, and a sandbox has only so many threads: without
 // a bound, a client that looks for a file every second would end the daemon.
 const (
-	maxCalls, callPatience         = 256, 30 * time.Second
-	maxTransfers, transferPatience = 256, 10 * time.Minute // those before may be slow, and still get there
+	maxCalls, callPatience         = 128, 30 * time.Second
+	maxTransfers, transferPatience = 128, 10 * time.Minute // those before may be slow, and still get there
 )
 
 // crowds bounds those who work on files.

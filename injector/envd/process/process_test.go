@@ -252,6 +252,23 @@ func TestCommandsAreKilledBeforeTheDaemonWhenMemoryIsShort(t *testing.T) {
 	require.Equal(t, strconv.Itoa(min(own+preference, 1000))+"\n", rest().stdout)
 }
 
+func TestAStartWaitsItsTurnNoLongerThanItsCaller(t *testing.T) {
+	w := newWorld(t)
+	for range maxLaunching {
+		w.service.launching <- struct{}{}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	s, err := w.Start(ctx, connect.NewRequest(sh("true")))
+	if err == nil {
+		require.False(t, s.Receive())
+		err = s.Err()
+	}
+	require.Equal(t, connect.CodeDeadlineExceeded, connect.CodeOf(err))
+	<-w.service.launching
+	require.Equal(t, "exit status 0", w.run(t, sh("true")).end.GetStatus())
+}
+
 func TestOutputIsWholeAndInOrder(t *testing.T) {
 	w := newWorld(t)
 	got := w.run(t, sh("seq 1 200000; seq 1 1000 >&2"))

@@ -42,6 +42,8 @@ type Service struct {
 	// forking is held for reading from fork to registration, for writing by Reap: what is not registered is not ours.
 	forking sync.RWMutex
 
+	launching chan struct{} // holds one for each start that is under way
+
 	mu      sync.Mutex
 	running map[uint32]*proc
 	ended   map[uint32]ending
@@ -58,8 +60,14 @@ func New(cfg Config) *Service {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
-	return &Service{cfg: cfg, running: map[uint32]*proc{}, ended: map[uint32]ending{}, lingers: map[*source]*proc{}}
+	return &Service{
+		cfg: cfg, launching: make(chan struct{}, maxLaunching),
+		running: map[uint32]*proc{}, ended: map[uint32]ending{}, lingers: map[*source]*proc{},
+	}
 }
+
+// maxLaunching is how many starts are under way at once. One in a directory whose volume hangs keeps a thread.
+const maxLaunching = 128
 
 // Handler is the service's path and its HTTP handler.
 func (s *Service) Handler() (string, http.Handler) {

@@ -19,7 +19,13 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[processpb.Star
 	if err != nil {
 		return err
 	}
+	select {
+	case s.launching <- struct{}{}:
+	case <-ctx.Done():
+		return wire.Ended(ctx, "start")
+	}
 	p, err := s.launch(req.Msg, who)
+	<-s.launching
 	if err != nil {
 		return err
 	}
