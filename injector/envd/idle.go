@@ -2,6 +2,7 @@ package envd
 
 import (
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -20,7 +21,13 @@ type idle struct {
 }
 
 func newIdle() *idle {
-	return &idle{timer: time.AfterFunc(quiet, debug.FreeOSMemory)}
+	return &idle{timer: time.AfterFunc(quiet, giveBack)}
+}
+
+// giveBack collects twice: buffers in a sync.Pool outlive one collection.
+func giveBack() {
+	runtime.GC()
+	debug.FreeOSMemory()
 }
 
 func (i *idle) track(next http.Handler) http.Handler {
