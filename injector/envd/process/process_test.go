@@ -235,6 +235,17 @@ func TestAsRootCommandsRunAsTheUserAskedFor(t *testing.T) {
 	s, err := w.Start(t.Context(), root)
 	require.NoError(t, err)
 	require.Equal(t, "root\n", listen(s, func() *processpb.ProcessEvent { return s.Msg().GetEvent() }).stdout)
+
+	roots := t.TempDir()
+	require.NoError(t, os.Chmod(roots, 0o700))
+	closed := sh("pwd")
+	closed.Process.Cwd = &roots
+	s, err = w.Start(t.Context(), connect.NewRequest(closed))
+	if err == nil {
+		require.False(t, s.Receive(), "a directory that only root may enter")
+		err = s.Err()
+	}
+	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
 }
 
 func TestCommandsAreKilledBeforeTheDaemonWhenMemoryIsShort(t *testing.T) {
