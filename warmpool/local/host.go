@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -70,16 +69,21 @@ func (h *host) Make(ctx context.Context, id warmpool.ID, p plan) (_ box, err err
 	if err := c.listen(); err != nil {
 		return nil, err
 	}
-	pid, err := h.containers.Run(ctx, h.layout.part(id, "bundle"), h.spec(id, p))
+	out, err := container.NewOutput()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = out.Close() }()
+	pid, err := h.containers.Run(ctx, h.layout.part(id, "bundle"), h.spec(id, p), out)
 	if err != nil {
 		return nil, err
 	}
 	started, err := process.Identify(pid)
 	if err != nil {
-		return nil, fmt.Errorf("the sandbox ended at once: %w: %s", err, h.lastWords(id))
+		return nil, fmt.Errorf("the sandbox ended at once: %w: %s", err, out.Tail())
 	}
 	if err := c.enter(started); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, h.lastWords(id))
+		return nil, fmt.Errorf("%w: %s", err, out.Tail())
 	}
 	if p.network == NetworkPasta {
 		if c.uplink, err = c.net.Connect(ctx, h.layout.part(id, "bundle")); err != nil {
@@ -87,7 +91,7 @@ func (h *host) Make(ctx context.Context, id warmpool.ID, p plan) (_ box, err err
 		}
 	}
 	if err := c.await(ctx); err != nil {
-		return nil, fmt.Errorf("%w: %s", err, h.lastWords(id))
+		return nil, fmt.Errorf("%w: %s", err, out.Tail())
 	}
 	if p.patient {
 		h.containers.Hurry(string(id))
@@ -132,16 +136,6 @@ func (h *host) spec(id warmpool.ID, p plan) container.Spec {
 		},
 		Limits: p.limits, Patient: p.patient,
 	}
-}
-
-// lastWords is the end of what the programs of a sandbox have printed.
-func (h *host) lastWords(id warmpool.ID) string {
-	const most = 500
-	text, err := os.ReadFile(filepath.Join(h.layout.part(id, "bundle"), "output"))
-	if err != nil || len(text) == 0 {
-		return "its programs said nothing"
-	}
-	return fmt.Sprintf("its programs said: %q", text[max(0, len(text)-most):])
 }
 
 // Adopt implements machine.

@@ -68,9 +68,9 @@ func New(cfg Config) (*Runtime, error) {
 	return r, nil
 }
 
-// Run starts s detached and returns the PID of its first process. bundle is an existing directory for the container's
-// specification and log; it belongs to the container until Delete. What is left after an error is Delete's to remove.
-func (r *Runtime) Run(ctx context.Context, bundle string, s Spec) (int, error) {
+// Run starts s detached, with out for what it prints, and returns the PID of its first process. bundle is an existing directory
+// for the container's specification; it belongs to the container until Delete. What is left after an error is Delete's to remove.
+func (r *Runtime) Run(ctx context.Context, bundle string, s Spec, out *Output) (int, error) {
 	spec, err := r.specification(s)
 	if err != nil {
 		return 0, err
@@ -82,21 +82,16 @@ func (r *Runtime) Run(ctx context.Context, bundle string, s Spec) (int, error) {
 	if err := os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600); err != nil {
 		return 0, fmt.Errorf("container %s: %w", s.ID, err)
 	}
-	out, err := openOutput(filepath.Join(bundle, "output"))
-	if err != nil {
-		return 0, fmt.Errorf("container %s: %w", s.ID, err)
-	}
-	defer func() { _ = out.Close() }()
 	pidFile := filepath.Join(bundle, "pid")
 	run := func() error {
-		_, err := r.runc.Run(ctx, s.ID, bundle, &runc.CreateOpts{IO: ioOf{out}, PidFile: pidFile, Detach: true})
+		_, err := r.runc.Run(ctx, s.ID, bundle, &runc.CreateOpts{IO: streams{out}, PidFile: pidFile, Detach: true})
 		return err
 	}
 	if s.Patient {
 		run = patiently(run)
 	}
 	if err := run(); err != nil {
-		return 0, fmt.Errorf("container %s: %w: %s", s.ID, err, out.tail())
+		return 0, fmt.Errorf("container %s: %w: %s", s.ID, err, out.Tail())
 	}
 	pid, err := runc.ReadPidFile(pidFile)
 	if err != nil {
@@ -143,40 +138,6 @@ func (r *Runtime) IDs() ([]string, error) {
 
 // Close removes the parent cgroup when no container is left in it. Containers that live keep it.
 func (r *Runtime) Close() error { return r.groups.remove("") }
-
-// output is a file for what the container's first process and runc print: a detached process needs descriptors of its own, and
-// a pipe of ours would keep it tied to us.
-type output struct {
-	null, file *os.File
-}
-
-func openOutput(path string) (*output, error) {
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, err
-	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, 0o600)
-	if err != nil {
-		_ = null.Close()
-		return nil, err
-	}
-	return &output{null: null, file: file}, nil
-}
-
-func (o *output) Close() error { return errors.Join(o.null.Close(), o.file.Close()) }
-
-// tail is the last line that was printed, where runc says why it gave up.
-func (o *output) tail() string {
-	const most = 2048
-	info, err := o.file.Stat()
-	if err != nil {
-		return ""
-	}
-	buf := make([]byte, most)
-	n, _ := o.file.ReadAt(buf, max(0, info.Size()-most))
-	lines := strings.Split(strings.TrimSpace(string(buf[:n])), "\n")
-	return lines[len(lines)-1]
-}
 
 func canRaiseLimits() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

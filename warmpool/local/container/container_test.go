@@ -52,11 +52,14 @@ func start(t *testing.T, l Limits) *world {
 		require.NoError(t, err)
 		require.Empty(t, ids)
 	})
+	out, err := NewOutput()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, out.Close()) }()
 	w.pid, err = r.Run(t.Context(), dir, Spec{
 		ID: w.id, Hostname: "box", Root: filepath.Join(dir, "root"), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
 		Args: []string{"/bin/sleep", "600"}, Env: []string{"PATH=/usr/sbin:/usr/bin"}, Limits: l, Patient: true,
 		Binds: []Bind{{Source: filepath.Join(dir, "bound"), Target: "/.own/bound"}},
-	})
+	}, out)
 	require.NoError(t, err)
 	return w
 }
@@ -102,6 +105,8 @@ func TestTheWallsOfAContainer(t *testing.T) {
 		{name: "it sees its own processes only", uid: 0, script: "ls /proc | grep -c '^[0-9]' ; cat /proc/1/comm", want: "sleep"},
 		{name: "it sees no path of the host's cgroups", uid: 0, script: "cat /proc/self/cgroup | grep -c sandgate; true", want: "0"},
 		{name: "its host name is its own", uid: 0, script: "cat /proc/sys/kernel/hostname", want: "box"},
+		{name: "what it prints is no file of the machine", uid: 0, script: "readlink /proc/1/fd/1 /proc/1/fd/2 | sort -u | cut -d' ' -f1", want: "/memfd:output", exact: true},
+		{name: "what it prints is bounded", uid: 0, script: "head -c 1000000 /dev/zero >>/proc/1/fd/1", want: "", fails: true},
 		{name: "processes are limited", uid: 0, script: "for i in $(seq 100); do sleep 5 & done 2>&1; wait", want: "fork", fails: false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -156,7 +161,10 @@ func TestAFailedStartSaysWhatRuncSaid(t *testing.T) {
 	dir := t.TempDir()
 	r, err := New(Config{Dir: filepath.Join(dir, "runc"), Group: "sandgate-test-" + strconv.Itoa(os.Getpid()), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	require.NoError(t, err)
-	_, err = r.Run(t.Context(), dir, Spec{ID: "x1", Root: filepath.Join(dir, "missing"), Upper: dir, Work: dir, Args: []string{"true"}})
+	out, err := NewOutput()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, out.Close()) }()
+	_, err = r.Run(t.Context(), dir, Spec{ID: "x1", Root: filepath.Join(dir, "missing"), Upper: dir, Work: dir, Args: []string{"true"}}, out)
 	require.ErrorContains(t, err, "missing")
 	require.NoError(t, r.Delete(t.Context(), "x1"))
 	require.NoError(t, r.Close())
