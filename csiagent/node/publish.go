@@ -181,7 +181,7 @@ func (n *Node) stage(ctx context.Context, done *steps, driver Driver, p place, r
 		return nil, explain(ctx, driver, src.Client, err)
 	}
 	o := attach.CloneOptions{SubPath: src.SubPath, MakeSubPath: !r.ReadOnly, Owner: m.Owner, ReadOnly: r.ReadOnly}
-	tree, err := clone(src.Root, dir, o)
+	tree, err := attach.Clone(src.Root, o)
 	if err != nil {
 		return nil, err
 	}
@@ -195,18 +195,6 @@ func (n *Node) read(ctx context.Context, src mount.Source) error {
 		return n.config.Probe.Read(ctx, src.Root, src.FSType)
 	}
 	return probe.Direct(src.Root, src.FSType)
-}
-
-// clone makes the tree. Kernels before 6.15 clone only what is mounted somewhere: there, a detached volume is put on dir first.
-func clone(root *os.File, dir string, o attach.CloneOptions) (*attach.Tree, error) {
-	tree, err := attach.Clone(root, o)
-	if !errors.Is(err, unix.EINVAL) {
-		return tree, err
-	}
-	if moved := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); moved != nil {
-		return nil, err
-	}
-	return attach.Clone(root, o)
 }
 
 // unstage takes what is mounted on dir out of this process's mount table, and removes dir.
