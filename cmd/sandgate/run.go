@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
@@ -48,6 +49,7 @@ const drain = 3 * time.Second
 
 // run serves until a signal. Sandboxes go on living after it.
 func run(cfg config, log *slog.Logger, out io.Writer) error {
+	syscall.Umask(0o022) // sandboxes see directories that we make; a stricter umask of the shell must not lock their users out
 	var err error
 	if cfg.State, err = filepath.Abs(cfg.State); err != nil {
 		return err

@@ -114,6 +114,9 @@ func (h *host) prepare(id warmpool.ID, p plan) error {
 	if err := h.Save(record{ID: id, Template: p.name, Revision: p.revision, State: warmpool.Creating}); err != nil {
 		return err
 	}
+	if err := rootfs.WriteUsr("/", h.layout.part(id, "upper")); err != nil {
+		return err
+	}
 	names := rootfs.Names{Hostname: string(id)}
 	if p.network == NetworkPasta {
 		names.Nameserver = netns.Nameserver

@@ -121,3 +121,29 @@ func TestAWrittenRootHasItsNamesOwnersAndModes(t *testing.T) {
 		require.Equal(t, want, info.Mode(), path)
 	}
 }
+
+func TestPythonIsThereUnderItsShortName(t *testing.T) {
+	for name, c := range map[string]struct {
+		host []string
+		want bool
+	}{
+		"a host with python3 only":  {[]string{"python3"}, true},
+		"a host with both":          {[]string{"python3", "python"}, false},
+		"a host without any Python": {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, upper := t.TempDir(), t.TempDir()
+			bin := filepath.Join(host, "usr", "bin")
+			require.NoError(t, os.MkdirAll(bin, 0o755))
+			for _, f := range c.host {
+				require.NoError(t, os.WriteFile(filepath.Join(bin, f), nil, 0o755))
+			}
+			require.NoError(t, WriteUsr(host, upper))
+			target, err := os.Readlink(filepath.Join(upper, "bin", "python"))
+			require.Equal(t, c.want, err == nil)
+			if c.want {
+				require.Equal(t, "python3", target)
+			}
+		})
+	}
+}
