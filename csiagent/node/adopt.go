@@ -16,7 +16,7 @@ const interrupted = "the agent ended while this volume was being mounted"
 // forgotten with their clients, and half-done publishes are cleaned up. It is called before anything else. An error names what
 // could not be taken over; the rest is.
 func (n *Node) Adopt(ctx context.Context) error {
-	errs := []error{n.sweep()}
+	errs := []error{n.sweep(ctx)}
 	records, err := n.journal.read()
 	errs = append(errs, err)
 	for _, r := range records {
@@ -27,16 +27,29 @@ func (n *Node) Adopt(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sweep removes staging directories, all of which belong to publishes that were cut short. A client that is mounted on one, or is
-// about to be, ends by itself with the last reference to its mount.
-func (n *Node) sweep() error {
+// sweep removes staging directories, all of which belong to publishes that were cut short, and ends their clients. One that begins
+// only now does not find its directory.
+func (n *Node) sweep(ctx context.Context) error {
 	dirs, err := os.ReadDir(n.staging)
 	if err != nil {
 		return fmt.Errorf("staging: %w", err)
 	}
 	errs := make([]error, len(dirs))
 	for i, d := range dirs {
-		errs[i] = unstage(filepath.Join(n.staging, d.Name()))
+		dir := filepath.Join(n.staging, d.Name())
+		// Again afterwards: one may have begun in between. Before, since a directory that is gone is not looked for any more.
+		errs[i] = errors.Join(n.end(ctx, dir), unstage(dir), n.end(ctx, dir))
+	}
+	return errors.Join(errs...)
+}
+
+// end ends the clients that no record names.
+func (n *Node) end(ctx context.Context, dir string) error {
+	var errs []error
+	for _, driver := range n.config.Drivers {
+		if s, ok := driver.(Sweeper); ok {
+			errs = append(errs, s.Sweep(ctx, dir))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -27,3 +27,9 @@ type Driver interface {
 type Explainer interface {
 	Explain(ctx context.Context, client mount.Process) error
 }
+
+// Sweeper is a Driver whose clients can outlive an agent that was killed before it had written them down.
+type Sweeper interface {
+	// Sweep ends whoever serves, or is about to serve, a volume on dir.
+	Sweep(ctx context.Context, dir string) error
+}
