@@ -73,3 +73,23 @@ func TestASandboxOutlivesTheStoreOfItsVolume(t *testing.T) {
 	require.Less(t, time.Since(began), 25*time.Second)
 	s.settled(t)
 }
+
+func TestAGatewayKilledWhileAStoreKeepsACreateWaitingLeavesNoClient(t *testing.T) {
+	s := begin(t)
+	for _, after := range []time.Duration{30 * time.Millisecond, 300 * time.Millisecond, 1500 * time.Millisecond} {
+		s.settled(t)
+		s.relay.Set(faults.Mute)
+		answers := s.creates(t, 2, three)
+		<-time.After(after)
+		require.NoError(t, s.Crash(t.Context()))
+		for _, made := range answers() {
+			require.Error(t, made.err)
+		}
+		require.NoError(t, s.Serve(t.Context())) // with the store still mute
+		s.settled(t)
+		ids, err := s.Listed(t.Context())
+		require.NoError(t, err)
+		require.Empty(t, ids)
+		s.relay.Set(faults.Pass)
+	}
+}
