@@ -79,6 +79,10 @@ func build(cfg Config, l layout) (*Backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("local: %w", err)
 	}
+	etc, err := l.share(skeleton)
+	if err != nil {
+		return nil, err
+	}
 	programs, err := l.install(map[string]string{"envd": cfg.Envd, "starter": cfg.Starter})
 	if err != nil {
 		return nil, err
@@ -96,7 +100,7 @@ func build(cfg Config, l layout) (*Backend, error) {
 		return nil, err
 	}
 	m := &host{
-		layout: l, log: cfg.Log, containers: containers, skeleton: skeleton, programs: programs, signer: signer,
+		layout: l, log: cfg.Log, containers: containers, skeleton: skeleton, etc: etc, programs: programs, signer: signer,
 		drivers: cfg.Drivers, policy: cfg.Policy, probe: cfg.Probe, clock: cfg.Clock, threads: attach.NewThreads(attach.DefaultThreads),
 	}
 	b, err := newBackend(cfg.Pool, cfg.Log, m, tokenKey, size(), skeleton.Digest()+filepath.Base(programs)+signer.PublicKey(), cfg.EnvdVersion)

@@ -39,6 +39,7 @@ type host struct {
 	log        *slog.Logger
 	containers *container.Runtime
 	skeleton   *rootfs.Skeleton
+	etc        string // what every /etc begins as
 	programs   string
 	signer     *initialize.Signer
 	drivers    map[string]node.Driver
@@ -106,7 +107,7 @@ func (h *host) prepare(id warmpool.ID, p plan) error {
 			return fmt.Errorf("sandbox %s: %w", id, err)
 		}
 	}
-	for _, dir := range []string{"root", "upper", "work", "run"} {
+	for _, dir := range []string{"root", "run", "upper", "upper/usr", "upper/etc", "work", "work/usr", "work/etc"} {
 		if err := os.Mkdir(h.layout.part(id, dir), 0o755); err != nil { //nolint:gosec // seen from inside; the parent is private
 			return fmt.Errorf("sandbox %s: %w", id, err)
 		}
@@ -114,20 +115,23 @@ func (h *host) prepare(id warmpool.ID, p plan) error {
 	if err := h.Save(record{ID: id, Template: p.name, Revision: p.revision, State: warmpool.Creating}); err != nil {
 		return err
 	}
-	if err := rootfs.WriteUsr("/", h.layout.part(id, "upper")); err != nil {
+	if err := rootfs.WriteUsr("/", h.layout.part(id, "upper/usr")); err != nil {
 		return err
 	}
 	names := rootfs.Names{Hostname: string(id)}
 	if p.network == NetworkPasta {
 		names.Nameserver = netns.Nameserver
 	}
-	return h.skeleton.Write(h.layout.part(id, "root"), names)
+	return h.skeleton.Write(h.layout.part(id, "root"), h.layout.part(id, "upper/etc"), names)
 }
 
 func (h *host) spec(id warmpool.ID, p plan) container.Spec {
 	return container.Spec{
 		ID: string(id), Hostname: string(id),
-		Root: h.layout.part(id, "root"), Upper: h.layout.part(id, "upper"), Work: h.layout.part(id, "work"),
+		Root: h.layout.part(id, "root"), Layers: []container.Layer{
+			{Target: "/usr", Lower: "/usr", Upper: h.layout.part(id, "upper/usr"), Work: h.layout.part(id, "work/usr")},
+			{Target: "/etc", Lower: h.etc, Upper: h.layout.part(id, "upper/etc"), Work: h.layout.part(id, "work/etc")},
+		},
 		Args: []string{
 			insidePrograms + "/starter", "-socket", insideHandover + "/" + handoverSocket, "--",
 			insidePrograms + "/envd", "-addr", "127.0.0.1", "-port", strconv.Itoa(envdPort),

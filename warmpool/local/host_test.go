@@ -423,7 +423,7 @@ func TestASandboxSeesNoHostFileOutsideTheList(t *testing.T) {
 	require.Empty(t, strangers(t, r.pid(s.ID), skeleton, []string{canary}))
 
 	// The walker itself must be able to fail.
-	root := layout(r.state).part(s.ID, "root")
+	root := fmt.Sprintf("/proc/%d/root", r.pid(s.ID))
 	require.NoError(t, os.WriteFile(filepath.Join(root, "opt/planted"), []byte(canary), 0o644))
 	host, err := os.ReadFile("/etc/shadow")
 	require.NoError(t, err)

@@ -27,6 +27,7 @@ type layout string
 
 func (l layout) runc() string                         { return filepath.Join(string(l), "runc") }
 func (l layout) programs() string                     { return filepath.Join(string(l), "bin") }
+func (l layout) etc() string                          { return filepath.Join(string(l), "etc") }
 func (l layout) sandboxes() string                    { return filepath.Join(string(l), "sandboxes") }
 func (l layout) sandbox(id warmpool.ID) string        { return filepath.Join(l.sandboxes(), string(id)) }
 func (l layout) volumes() string                      { return filepath.Join(string(l), "volumes") }
@@ -92,7 +93,7 @@ func writeAt(f *os.File, text string) error {
 
 // prepare makes the directories and refuses a file system that cannot hold the private layers of sandboxes.
 func (l layout) prepare() error {
-	for _, dir := range []string{l.runc(), l.programs(), l.sandboxes(), l.volumes(), filepath.Join(string(l), "keys")} {
+	for _, dir := range []string{l.runc(), l.programs(), l.etc(), l.sandboxes(), l.volumes(), filepath.Join(string(l), "keys")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("state directory: %w", err)
 		}
@@ -133,21 +134,36 @@ func (l layout) install(files map[string]string) (string, error) {
 		_, _ = fmt.Fprintf(sum, "%s %d\n", name, len(text))
 		_, _ = sum.Write(text)
 	}
-	dir := filepath.Join(l.programs(), hex.EncodeToString(sum.Sum(nil))[:16])
+	return once(filepath.Join(l.programs(), hex.EncodeToString(sum.Sum(nil))[:16]), func(dir string) error {
+		for name, text := range content {
+			path := filepath.Join(dir, name)
+			if err := errors.Join(os.WriteFile(path, text, 0o600), os.Chmod(path, 0o755)); err != nil { //nolint:gosec // programs are executed by every user of a sandbox
+				return fmt.Errorf("program %s for the sandboxes: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// share makes what every sandbox's /etc begins as, in a directory named by its content, for the reason that install has.
+func (l layout) share(s *rootfs.Skeleton) (string, error) {
+	return once(filepath.Join(l.etc(), s.Digest()), s.WriteShared)
+}
+
+// once makes a directory and fills it, whole or not at all, unless it is there.
+func once(dir string, fill func(dir string) error) (string, error) {
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	next, err := os.MkdirTemp(l.programs(), ".new-")
+	next, err := os.MkdirTemp(filepath.Dir(dir), ".new-")
 	if err != nil {
-		return "", fmt.Errorf("programs for the sandboxes: %w", err)
+		return "", fmt.Errorf("state directory: %w", err)
 	}
-	for name, text := range content {
-		if err := errors.Join(os.WriteFile(filepath.Join(next, name), text, 0o600), os.Chmod(filepath.Join(next, name), 0o755)); err != nil { //nolint:gosec // programs are executed by every user of a sandbox
-			return "", fmt.Errorf("program %s for the sandboxes: %w", name, err)
-		}
+	if err := fill(next); err != nil {
+		return "", err
 	}
-	if err := errors.Join(os.Chmod(next, 0o755), os.Rename(next, dir)); err != nil { //nolint:gosec // as above
-		return "", fmt.Errorf("programs for the sandboxes: %w", err)
+	if err := errors.Join(os.Chmod(next, 0o755), os.Rename(next, dir)); err != nil { //nolint:gosec // sandboxes' users see it
+		return "", fmt.Errorf("state directory: %w", err)
 	}
 	return dir, nil
 }
@@ -188,7 +204,7 @@ func (l layout) key(name string, size int) ([]byte, error) {
 // removeAll removes everything that this backend has made in the directory, and the directory when nobody else has anything in it.
 func (l layout) removeAll() error {
 	var errs []error
-	for _, dir := range []string{l.sandboxes(), l.volumes(), l.runc(), l.programs(), filepath.Join(string(l), "keys")} {
+	for _, dir := range []string{l.sandboxes(), l.volumes(), l.runc(), l.programs(), l.etc(), filepath.Join(string(l), "keys")} {
 		errs = append(errs, rootfs.Remove(dir))
 	}
 	if err := errors.Join(errs...); err != nil {

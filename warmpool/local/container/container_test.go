@@ -39,10 +39,11 @@ func start(t *testing.T, l Limits) *world {
 	w := &world{Runtime: r, id: "i0123456789abcdefghi", dir: dir}
 	skeleton, err := rootfs.Load("/")
 	require.NoError(t, err)
-	for _, d := range []string{"root", "upper", "work", "bound"} {
+	for _, d := range []string{"root", "bound", "shared", "usr", "usr.work", "etc", "etc.work"} {
 		require.NoError(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
-	require.NoError(t, skeleton.Write(filepath.Join(dir, "root"), rootfs.Names{Hostname: "box"}))
+	require.NoError(t, skeleton.WriteShared(filepath.Join(dir, "shared")))
+	require.NoError(t, skeleton.Write(filepath.Join(dir, "root"), filepath.Join(dir, "etc"), rootfs.Names{Hostname: "box"}))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -56,7 +57,10 @@ func start(t *testing.T, l Limits) *world {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, out.Close()) }()
 	w.pid, err = r.Run(t.Context(), dir, Spec{
-		ID: w.id, Hostname: "box", Root: filepath.Join(dir, "root"), Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"),
+		ID: w.id, Hostname: "box", Root: filepath.Join(dir, "root"), Layers: []Layer{
+			{Target: "/usr", Lower: "/usr", Upper: filepath.Join(dir, "usr"), Work: filepath.Join(dir, "usr.work")},
+			{Target: "/etc", Lower: filepath.Join(dir, "shared"), Upper: filepath.Join(dir, "etc"), Work: filepath.Join(dir, "etc.work")},
+		},
 		Args: []string{"/bin/sleep", "600"}, Env: []string{"PATH=/usr/sbin:/usr/bin"}, Limits: l, Patient: true,
 		Binds: []Bind{{Source: filepath.Join(dir, "bound"), Target: "/.own/bound"}},
 	}, out)
@@ -164,7 +168,7 @@ func TestAFailedStartSaysWhatRuncSaid(t *testing.T) {
 	out, err := NewOutput()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, out.Close()) }()
-	_, err = r.Run(t.Context(), dir, Spec{ID: "x1", Root: filepath.Join(dir, "missing"), Upper: dir, Work: dir, Args: []string{"true"}}, out)
+	_, err = r.Run(t.Context(), dir, Spec{ID: "x1", Root: filepath.Join(dir, "missing"), Args: []string{"true"}}, out)
 	require.ErrorContains(t, err, "missing")
 	require.NoError(t, r.Delete(t.Context(), "x1"))
 	require.NoError(t, r.Close())

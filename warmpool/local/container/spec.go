@@ -15,14 +15,18 @@ type Spec struct {
 	Hostname string
 	// Root is a private directory that becomes "/".
 	Root string
-	// Upper and Work are private directories on one file system for what is written below /usr.
-	Upper, Work string
-	Args, Env   []string
-	Binds       []Bind
-	Limits      Limits
+	// Layers are mounted inside as overlays.
+	Layers    []Layer
+	Args, Env []string
+	Binds     []Bind
+	Limits    Limits
 	// Patient makes the container at a low priority, which Hurry lifts.
 	Patient bool
 }
+
+// Layer is a directory inside that begins as Lower and keeps what is written in Upper. Upper and Work are private directories on
+// one file system; Lower is not changed.
+type Layer struct{ Target, Lower, Upper, Work string }
 
 // Bind shows a host directory inside, read-only.
 type Bind struct{ Source, Target string }
@@ -100,9 +104,11 @@ func mounts(s Spec) []specs.Mount {
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
-		// Mounted by runc in the container's own mount namespace: the host has no mount to leak.
-		{Destination: "/usr", Type: "overlay", Source: "overlay", Options: []string{
-			"nodev", "lowerdir=/usr", "upperdir=" + s.Upper, "workdir=" + s.Work}},
+	}
+	// Mounted by runc in the container's own mount namespace: the host has no mount to leak.
+	for _, l := range s.Layers {
+		out = append(out, specs.Mount{Destination: l.Target, Type: "overlay", Source: "overlay",
+			Options: []string{"nodev", "lowerdir=" + l.Lower, "upperdir=" + l.Upper, "workdir=" + l.Work}})
 	}
 	for _, b := range s.Binds {
 		out = append(out, specs.Mount{Destination: b.Target, Type: "bind", Source: b.Source,

@@ -1,6 +1,6 @@
 // Package rootfs makes the root file system of a sandbox out of nothing: a small skeleton of generated files and the few host
 // files of an explicit list, so that a host file which nobody thought of is absent instead of hidden. /usr is not part of it;
-// the container runtime mounts an overlay of the host's there. It knows no container, no pool and no network.
+// the container runtime mounts an overlay of the host's there, and one of the skeleton's own /etc. It knows no container, no pool and no network.
 package rootfs
 
 import (
@@ -10,7 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -85,23 +87,40 @@ func (s *Skeleton) Digest() string { return s.digest }
 // Entries are the parts of the skeleton, parents first. Callers do not modify them.
 func (s *Skeleton) Entries() []Entry { return s.entries }
 
-// Write makes the root in dir, an existing empty directory of the caller's.
-func (s *Skeleton) Write(dir string, n Names) error {
-	if err := os.Chmod(dir, 0o755); err != nil {
+// WriteShared makes the lower layer of /etc in dir, an existing empty directory. It is the same for every sandbox of a Skeleton:
+// hundreds of links and files that need not be made for each.
+func (s *Skeleton) WriteShared(dir string) error {
+	return write(dir, "etc", s.entries)
+}
+
+// Write makes the rest of a root: root becomes "/", with an empty /etc, and etc the upper layer of /etc with what differs between
+// sandboxes. Both are existing empty directories of the caller's.
+func (s *Skeleton) Write(root, etc string, n Names) error {
+	rest := slices.DeleteFunc(slices.Clone(s.entries), func(e Entry) bool { return strings.HasPrefix(e.Path, "etc/") })
+	if err := write(root, "", rest); err != nil {
+		return err
+	}
+	return write(etc, "etc", named(n))
+}
+
+// write makes the entries below base in dir.
+func write(dir, base string, entries []Entry) error {
+	if err := unix.Chmod(dir, 0o755); err != nil {
 		return fmt.Errorf("root of the sandbox: %w", err)
 	}
-	for _, list := range [][]Entry{s.entries, named(n)} {
-		for _, e := range list {
-			if err := e.write(dir); err != nil {
-				return fmt.Errorf("root of the sandbox: /%s: %w", e.Path, err)
-			}
+	for _, e := range entries {
+		rel, err := filepath.Rel(base, e.Path)
+		if err != nil || rel == "." || strings.HasPrefix(rel, "..") {
+			continue
+		}
+		if err := e.write(filepath.Join(dir, rel)); err != nil {
+			return fmt.Errorf("root of the sandbox: /%s: %w", e.Path, err)
 		}
 	}
 	return nil
 }
 
-func (e Entry) write(dir string) error {
-	path := filepath.Join(dir, e.Path)
+func (e Entry) write(path string) error {
 	switch e.Kind {
 	case Link:
 		return os.Symlink(e.Target, path)

@@ -104,21 +104,28 @@ func TestAWrittenRootHasItsNamesOwnersAndModes(t *testing.T) {
 	}
 	s, err := Load("/")
 	require.NoError(t, err)
-	dir := t.TempDir()
-	require.NoError(t, s.Write(dir, Names{Hostname: "box", Nameserver: "198.51.100.53"}))
+	shared, root, own := t.TempDir(), t.TempDir(), t.TempDir()
+	require.NoError(t, s.WriteShared(shared))
+	require.NoError(t, s.Write(root, own, Names{Hostname: "box", Nameserver: "198.51.100.53"}))
 	for path, want := range map[string]string{
-		"etc/hostname": "box\n", "etc/resolv.conf": "nameserver 198.51.100.53\n", "etc/passwd": passwd,
+		own + "/hostname": "box\n", own + "/resolv.conf": "nameserver 198.51.100.53\n", shared + "/passwd": passwd,
 	} {
-		got, err := os.ReadFile(filepath.Join(dir, path))
+		got, err := os.ReadFile(path)
 		require.NoError(t, err)
 		require.Equal(t, want, string(got))
 	}
 	for path, want := range map[string]os.FileMode{
-		"tmp": os.ModeDir | os.ModeSticky | 0o777, "root": os.ModeDir | 0o700, "etc/shadow": 0o640, "etc/sudoers": 0o440, ".": os.ModeDir | 0o755,
+		root: os.ModeDir | 0o755, root + "/tmp": os.ModeDir | os.ModeSticky | 0o777, root + "/root": os.ModeDir | 0o700, root + "/etc": os.ModeDir | 0o755,
+		shared: os.ModeDir | 0o755, shared + "/shadow": 0o640, shared + "/sudoers": 0o440, own: os.ModeDir | 0o755,
 	} {
-		info, err := os.Stat(filepath.Join(dir, path))
+		info, err := os.Stat(path)
 		require.NoError(t, err)
 		require.Equal(t, want, info.Mode(), path)
+	}
+	for _, dir := range []string{root + "/etc", own} {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(entries), 4, "what is the same for all is made once")
 	}
 }
 
