@@ -77,7 +77,7 @@ func TestALinkThatIsSwappedInDuringCreatesLeadsNowhere(t *testing.T) {
 	s := begin(t)
 	attacker := s.sandbox(t, mount{Volume: "shared", Target: "/data"})
 	s.python(t, attacker, "user", exchange, s.forbidden)
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 	defer cancel()
 	var made, denied atomic.Int64
 	var all sync.WaitGroup

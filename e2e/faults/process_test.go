@@ -25,9 +25,8 @@ func (s *stage) killing(t *testing.T, more string, n int, find func() []int) {
 		before := find()
 		answers := s.creates(t, 1, more)
 		<-time.After(after)
-		now := find()
 		if len(before) == 0 { // those that the create has made
-			before = now
+			before = find()
 		}
 		s.signal(t, syscall.SIGKILL, before...)
 		made := answers()[0]
@@ -131,6 +130,9 @@ func TestAStoppedVolumeClientHoldsUpNobodyElseAndItsSandboxEnds(t *testing.T) {
 	require.NoError(t, err)
 	s.works(t, other, "/mem", "/host", "/data")
 	require.NoError(t, s.Kill(ctx, other))
+	require.Eventually(t, func() bool {
+		return slices.ContainsFunc(s.mounts(t, stuck[0].ID), func(m mounted) bool { return m.PVName == "relayed" && m.Phase == "Failed" && m.Message != "" })
+	}, 20*time.Second, 200*time.Millisecond, "that it does not answer is told")
 	began := time.Now()
 	s.crash(t)
 	require.Less(t, time.Since(began), 15*time.Second, "a start does not wait for them")

@@ -160,11 +160,11 @@ func requireClear(t *testing.T, err error) *world.StatusError {
 	return status
 }
 
-// steps are moments spread over a duration and a little beyond it.
+// steps are moments spread over twice a duration: several at once take longer than one alone.
 func steps(n int, d time.Duration) []time.Duration {
 	out := make([]time.Duration, n)
 	for i := range out {
-		out[i] = d * time.Duration(i) * 12 / time.Duration(10*n)
+		out[i] = 2 * d * time.Duration(i) / time.Duration(n)
 	}
 	return out
 }
