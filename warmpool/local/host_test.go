@@ -337,6 +337,11 @@ func TestASandboxIsTakenOverAfterTheProcessWasKilled(t *testing.T) {
 	kill()
 
 	r.run()
+	// A claim that came before the stock has been taken over may be given one that was made for it.
+	require.Eventually(t, func() bool {
+		set, err := r.Template(t.Context(), "base")
+		return err == nil && set.Ready == 2
+	}, 20*time.Second, 20*time.Millisecond)
 	s := r.start(claimOf("base"), scratch("/data"))
 	require.Contains(t, []warmpool.ID{before[0].ID, before[1].ID}, s.ID, "stock of the killed process is used")
 	out, err := r.sh(s.ID, 1000, "echo kept >/data/f")
@@ -468,7 +473,9 @@ func TestAPoolWithPastaHasAUplinkAndCutsItWhenAsked(t *testing.T) {
 	require.False(t, cut.AllowInternet)
 	out, _ = r.sh(cut.ID, 0, "cat /proc/net/dev | grep -c eth0")
 	require.Equal(t, "0", out)
+	r.mu.Lock()
 	uplink := r.sandboxes[s.ID].Uplink
+	r.mu.Unlock()
 	require.NoError(t, r.Release(t.Context(), s.ID))
 	_, err = process.Identify(uplink.PID)
 	require.ErrorIs(t, err, process.ErrGone)
