@@ -101,7 +101,7 @@ func aReal(name string, replicas int32) v1alpha1.SandboxSet {
 func realConfig(state, bin string, sets ...v1alpha1.SandboxSet) Config {
 	self, _ := os.Executable()
 	return Config{
-		Pool:  Pool{Sets: func() []v1alpha1.SandboxSet { return sets }},
+		Pool:  Pool{Sets: func() []v1alpha1.SandboxSet { return sets }, Max: 12},
 		State: state, Envd: filepath.Join(bin, "envd"), Starter: filepath.Join(bin, "starter"), EnvdVersion: "0.6.0",
 		Drivers: map[string]node.Driver{mount.DriverTmpfs: &tmpfs.Driver{}}, Policy: mount.DefaultPolicy(),
 		Probe: &probe.Prober{Command: []string{self, probeArgument}},
@@ -232,8 +232,15 @@ func scratch(target string) mount.Mount {
 }
 
 func TestContainersPassTheContract(t *testing.T) {
-	warmpooltest.Run(t, func(t *testing.T) warmpooltest.Backend { return onThisMachine(t, aReal("base", 2)).Backend })
+	warmpooltest.Run(t, func(t *testing.T) warmpooltest.Backend {
+		return capped{onThisMachine(t, aReal("base", 2)).Backend}
+	})
 }
+
+// capped tells the contract how many sandboxes its one template may have.
+type capped struct{ *Backend }
+
+func (c capped) Capacity(string) int { return c.cfg.Max }
 
 func TestASandboxWithAVolumeFromClaimToRelease(t *testing.T) {
 	r := onThisMachine(t, aReal("base", 1))

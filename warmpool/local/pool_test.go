@@ -16,7 +16,7 @@ import (
 
 func TestThePoolPassesTheContractOnAMachineInMemory(t *testing.T) {
 	warmpooltest.Run(t, func(t *testing.T) warmpooltest.Backend {
-		w := begin(t, newFake(), nil, aSet("base", 3))
+		w := begin(t, newFake(), func(p *Pool) { p.Max = 12 }, aSet("base", 3))
 		// The contract waits in real time.
 		done := make(chan struct{})
 		var wg sync.WaitGroup
@@ -33,7 +33,7 @@ func TestThePoolPassesTheContractOnAMachineInMemory(t *testing.T) {
 			}
 		})
 		t.Cleanup(func() { close(done); wg.Wait() })
-		return w.Backend
+		return capped{w.Backend}
 	})
 }
 
