@@ -37,7 +37,7 @@ apt() {
 system() {
   apt runc=runc s3fs=s3fs pasta=passt fusermount3=fuse3 ip=iproute2 mount=mount sudo=sudo git=git \
     gcc=gcc python3=python3 update-ca-certificates=ca-certificates
-  [ -e /usr/include/stdlib.h ] || { say "installing libc6-dev with apt"; as_root apt-get install -y -qq libc6-dev </dev/null >&2; }
+  [ -e /usr/include/stdlib.h ] || { say "installing libc6-dev with apt"; as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libc6-dev </dev/null >&2; }
 }
 
 # Any Go of 1.21 or newer fetches the version that go.mod asks for by itself.
