@@ -24,9 +24,13 @@ import (
 // farewell is how long commands have to end after SIGTERM.
 const farewell = 2 * time.Second
 
+// spare is how many threads are kept, so that the daemon survives commands that leave no process to be had.
+const spare = 16
+
 func main() {
 	// Most sandboxes wait most of the time, so a small heap counts for more than few collections.
 	debug.SetGCPercent(50)
+	spareThreads(spare)
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	if err := serve(log); err != nil {
 		log.Error("envd ended", "error", err)
