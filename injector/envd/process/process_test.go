@@ -721,3 +721,18 @@ func TestOrphansAreReapedAndOursAreNot(t *testing.T) {
 	cancel()
 	wg.Wait()
 }
+
+func TestAKilledProcessIsGoneWhenItsKillerIsAnswered(t *testing.T) {
+	w := newWorld(t)
+	for range 30 {
+		s, err := w.Start(t.Context(), connect.NewRequest(sh("sleep 60")))
+		require.NoError(t, err)
+		require.True(t, s.Receive())
+		kill := &processpb.SendSignalRequest{Process: byPID(s.Msg().GetEvent().GetStart().GetPid()), Signal: processpb.Signal_SIGNAL_SIGKILL}
+		_, err = w.SendSignal(t.Context(), connect.NewRequest(kill))
+		require.NoError(t, err)
+		_, err = w.SendSignal(t.Context(), connect.NewRequest(kill))
+		require.Equal(t, connect.CodeNotFound, connect.CodeOf(err))
+		require.NoError(t, s.Close())
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -12,7 +13,7 @@ import (
 )
 
 // SendSignal ends a process: SIGTERM asks its group, SIGKILL kills its session.
-func (s *Service) SendSignal(_ context.Context, req *connect.Request[processpb.SendSignalRequest]) (*connect.Response[processpb.SendSignalResponse], error) {
+func (s *Service) SendSignal(ctx context.Context, req *connect.Request[processpb.SendSignalRequest]) (*connect.Response[processpb.SendSignalResponse], error) {
 	if _, err := s.caller(req.Header()); err != nil {
 		return nil, err
 	}
@@ -35,7 +36,23 @@ func (s *Service) SendSignal(_ context.Context, req *connect.Request[processpb.S
 	case err != nil:
 		return nil, connect.NewError(connect.CodeInternal, fmt.Errorf("signalling process %d: %w", p.pid, err))
 	}
+	if sig == syscall.SIGKILL {
+		p.awaitExit(ctx)
+	}
 	return connect.NewResponse(&processpb.SendSignalResponse{}), nil
+}
+
+// killPatience bounds the wait for a killed process; one that the kernel holds in a call may take for ever.
+const killPatience = time.Second
+
+// awaitExit waits until a killed process has ended: who is told that it was killed finds it gone, and kills it once.
+func (p *proc) awaitExit(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, killPatience)
+	defer cancel()
+	select {
+	case <-p.exited:
+	case <-ctx.Done():
+	}
 }
 
 // Update resizes a terminal.
