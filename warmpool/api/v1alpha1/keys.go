@@ -1,4 +1,3 @@
-// Package v1alpha1 holds the API types of group agents.kruise.io and every label, annotation and metadata key there is.
 package v1alpha1
 
 // Group and Version of the API.
@@ -7,16 +6,38 @@ const (
 	Version = "v1alpha1"
 )
 
-// Labels and annotations of objects.
+// Labels of objects.
 const (
+	// LabelSandboxID of a Sandbox and its pod is the sandbox's ID in the API: "i" and 19 characters [a-z0-9], given once.
 	LabelSandboxID = "agents.kruise.io/sandbox-id"
+	// LabelPool of a Sandbox and its pod is the name of the SandboxSet that it was made for; it stays when it is claimed.
+	LabelPool = "agents.kruise.io/sandbox-pool"
+	// LabelTemplate is LabelPool under the name that openkruise/agents gives it.
+	LabelTemplate = "agents.kruise.io/sandbox-template"
+	// LabelClaimed of a Sandbox is "true" from its claim on.
+	LabelClaimed = "agents.kruise.io/sandbox-claimed"
+	// LabelIdempotency of a Sandbox is the digest of the principal and Idempotency-Key of the request that claimed it.
+	LabelIdempotency = "sandgate.dev/idempotency"
+	// LabelRevision of a Sandbox is the revision of its set that it was made from.
+	LabelRevision = "sandgate.dev/revision"
+)
+
+// Annotations of objects.
+const (
 	// AnnotationAliases of a SandboxSet: comma-separated further template names.
 	AnnotationAliases = "sandgate.dev/aliases"
 	// AnnotationNetwork of a SandboxSet in local mode: "none" (default) or "pasta".
 	AnnotationNetwork = "sandgate.dev/network"
 	// AnnotationTeams of a PersistentVolume: comma-separated teams that may mount it; required when it has a claimRef.
 	AnnotationTeams = "sandgate.dev/teams"
+	// AnnotationRuntimes of a pod that nobody here makes: comma-separated runtimes that the admission webhook injects.
+	AnnotationRuntimes = "sandgate.dev/inject-runtimes"
+	// AnnotationInjected of a pod: the digest of what was injected.
+	AnnotationInjected = "sandgate.dev/injected"
 )
+
+// FinalizerMounts of a Sandbox lets its volumes be flushed and detached before its pod goes.
+const FinalizerMounts = "sandgate.dev/mounts"
 
 // Keys of the create request's metadata.
 const (
@@ -32,5 +53,16 @@ const (
 	RuntimeAgent = "agent-runtime"
 )
 
-// SystemNamespace is the only namespace whose Secrets volumes may name.
+// SystemNamespace is the only namespace whose Secrets volumes may name, and where the injection ConfigMap is.
 const SystemNamespace = "sandbox-system"
+
+// InjectionConfigMap is the name of the ConfigMap whose keys are runtimes.
+const InjectionConfigMap = "sandbox-injection-config"
+
+// Ports of a sandbox's pod that are not its owner's.
+const (
+	// EnvdPort is where the in-sandbox daemon listens; it is part of E2B's wire.
+	EnvdPort = 49983
+	// AgentPort is where the agent listens for publishes.
+	AgentPort = 49990
+)

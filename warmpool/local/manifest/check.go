@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 // name checks an object's name and takes it.
@@ -44,13 +45,19 @@ func addSet(l *loader, d *document, object any) {
 	}
 	// Names and aliases are one name space: they are what a create request says, without a namespace.
 	ok = ok && l.take(d, "metadata.name", "template "+set.Name)
-	for _, alias := range Aliases(set) {
+	for _, alias := range template.Aliases(set) {
 		ok = ok && l.take(d, aliasesField, "template "+alias)
 	}
 	if ok {
 		l.snap.sets[set.Name] = *set
 	}
 }
+
+// The values of the network annotation.
+const (
+	NetworkNone  = "none"  // loopback only; the default
+	NetworkPasta = "pasta" // user-mode egress
+)
 
 const (
 	aliasesField = "metadata.annotations." + v1alpha1.AnnotationAliases
@@ -62,7 +69,7 @@ func checkSet(set *v1alpha1.SandboxSet) []problem {
 	bad := func(field, format string, args ...any) {
 		out = append(out, problem{field: field, reason: fmt.Sprintf(format, args...)})
 	}
-	for _, alias := range Aliases(set) {
+	for _, alias := range template.Aliases(set) {
 		if len(validation.IsDNS1123Subdomain(alias)) > 0 {
 			bad(aliasesField, "want names of lowercase letters, digits, - and ., separated by commas")
 		}
@@ -84,7 +91,7 @@ func checkSet(set *v1alpha1.SandboxSet) []problem {
 	}
 	out = append(out, checkContainers(set)...)
 	if len(out) == 0 {
-		if _, err := Template(set); err != nil {
+		if _, err := template.Of(set); err != nil {
 			bad("spec.template.spec", "%v", err)
 		}
 	}

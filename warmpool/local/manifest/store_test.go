@@ -16,6 +16,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/local/manifest"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
@@ -109,7 +110,7 @@ func TestTheContractsManifestsLoadUnchanged(t *testing.T) {
 	require.NoError(t, err)
 	sets := s.Sets()
 	require.Len(t, sets, 1)
-	tmpl, err := manifest.Template(&sets[0])
+	tmpl, err := template.Of(&sets[0])
 	require.NoError(t, err)
 	require.Equal(t, warmpool.Template{
 		Name: "code-interpreter-inject-test", Runtimes: []string{"csi", "agent-runtime"}, Containers: []string{"sandbox"},
@@ -131,8 +132,8 @@ func TestTheShippedExamplesLoad(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"base", "code-interpreter"}, names(s))
 	sets := s.Sets()
-	require.Equal(t, []string{"code-interpreter-v1"}, manifest.Aliases(&sets[1]))
-	tmpl, err := manifest.Template(&sets[0])
+	require.Equal(t, []string{"code-interpreter-v1"}, template.Aliases(&sets[1]))
+	tmpl, err := template.Of(&sets[0])
 	require.NoError(t, err)
 	var specs []mount.Spec
 	for _, name := range []string{"scratch-pv", "host-pv", "oss-pv", "oss-pv-sandbox-system"} {

@@ -1,4 +1,6 @@
-package manifest
+// Package template reads a SandboxSet as the template that callers see. Pure over the API types; it knows no backend, and the counts of
+// a pool are the backend's to add.
+package template
 
 import (
 	"fmt"
@@ -14,26 +16,12 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
-// The values of the network annotation.
-const (
-	NetworkNone  = "none"  // loopback only; the default
-	NetworkPasta = "pasta" // user-mode egress
-)
-
 // What a sandbox gets when its template says nothing.
 const (
 	defaultCPUs     = 1
 	defaultMemoryMB = 512
 	defaultOwner    = 1000 // user and group `user` of the sandbox
 )
-
-// Network is the set's network, NetworkNone or NetworkPasta.
-func Network(set *v1alpha1.SandboxSet) string {
-	if v := set.Annotations[v1alpha1.AnnotationNetwork]; v != "" {
-		return v
-	}
-	return NetworkNone
-}
 
 // Aliases are the set's further template names.
 func Aliases(set *v1alpha1.SandboxSet) []string {
@@ -46,8 +34,8 @@ func Aliases(set *v1alpha1.SandboxSet) []string {
 	return out
 }
 
-// Template is a set as callers see it, without the counts that only its pool knows.
-func Template(set *v1alpha1.SandboxSet) (warmpool.Template, error) {
+// Of is a set as callers see it, without the counts that only its pool knows.
+func Of(set *v1alpha1.SandboxSet) (warmpool.Template, error) {
 	containers := set.Spec.Template.Spec.Containers
 	if len(containers) == 0 {
 		return warmpool.Template{}, fmt.Errorf("containers: want at least one")
