@@ -40,6 +40,8 @@ type Claim struct {
 	// AllowInternet is nil where the caller said nothing; false takes the sandbox's network away, true never adds what the
 	// pool does not have.
 	AllowInternet *bool
+	// IdempotencyKey makes a repeated request get what the first one made. Empty for requests that do not say.
+	IdempotencyKey string
 }
 
 // Start is what a claimed sandbox is fitted out with.

@@ -1,0 +1,155 @@
+package kube
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
+)
+
+// never is the end of a sandbox without a deadline: the last one that every client can read.
+var never = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// fresh is how long after its claim a sandbox's mounts count as made although the controller has not written of them yet. Who
+// knows its ID got it from the answer to the create, which is given when they are made.
+const fresh = time.Minute
+
+// ended says whether a Sandbox can no longer be found: it is being deleted, or past its deadline.
+func ended(sb *v1alpha1.Sandbox, now time.Time) bool {
+	return sb.DeletionTimestamp != nil || sb.Spec.ShutdownTime != nil && !now.Before(sb.Spec.ShutdownTime.Time)
+}
+
+func idOf(sb *v1alpha1.Sandbox) warmpool.ID { return warmpool.ID(sb.Labels[v1alpha1.LabelSandboxID]) }
+
+// stateOf is a claimed Sandbox's state. That it has not been handed out yet is not written anywhere.
+func stateOf(sb *v1alpha1.Sandbox) warmpool.State {
+	switch {
+	case sb.DeletionTimestamp != nil:
+		return warmpool.Terminating
+	case sb.Status.Phase == v1alpha1.PhaseFailed, sb.Status.Phase == v1alpha1.PhaseSucceeded, sb.Status.State == string(warmpool.Failed):
+		return warmpool.Failed
+	}
+	return warmpool.Running
+}
+
+// state is a claimed Sandbox's as callers of this replica see it.
+func (b *Backend) state(sb *v1alpha1.Sandbox) warmpool.State {
+	state := stateOf(sb)
+	if state == warmpool.Running && b.starts.has(idOf(sb)) {
+		return warmpool.Claimed
+	}
+	return state
+}
+
+// view is a claimed Sandbox as callers see it.
+func (b *Backend) view(sb *v1alpha1.Sandbox) warmpool.Sandbox {
+	claim := sb.Spec.Claim
+	out := warmpool.Sandbox{
+		ID: idOf(sb), Template: sb.Labels[v1alpha1.LabelPool], State: b.state(sb), StartedAt: claim.Time.Time, EndAt: never,
+		Principal: warmpool.Principal{Team: claim.Principal.Team, Key: claim.Principal.Key}, Metadata: maps.Clone(claim.Metadata),
+		EnvdVersion: b.cfg.EnvdVersion, AllowInternet: true,
+	}
+	if at := sb.Spec.ShutdownTime; at != nil {
+		out.EndAt = at.Time
+	}
+	if out.State == warmpool.Failed {
+		out.Reason = sb.Status.Message
+	}
+	if claim.KeyID == "" || claim.KeyID == b.cfg.Keys.ID { // another key's token cannot be told
+		out.Token = b.cfg.Keys.Token(out.ID, claim.Nonce)
+	}
+	if set := b.sets.of(poolOf(sb)); set != nil {
+		out.Aliases = slices.Clone(set.aliases)
+	}
+	if pod := sb.Spec.Template; pod != nil {
+		if t, err := template.Of(&v1alpha1.SandboxSet{Spec: v1alpha1.SandboxSetSpec{Template: *pod}}); err == nil {
+			out.Resources = t.Resources
+		}
+	}
+	out.Mounts = b.mounts(sb, out)
+	return out
+}
+
+// mounts is what is known of a sandbox's mounts.
+func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmpool.MountStatus) {
+	here := b.shelf.mountedAt(sb.UID)
+	for _, spec := range specs(sb) {
+		st := warmpool.MountStatus{Spec: spec, Phase: warmpool.MountPending}
+		i := slices.IndexFunc(sb.Status.Mounts, func(m v1alpha1.MountStatus) bool { return m.ID == spec.ID })
+		at, own := here[spec.ID]
+		switch {
+		case i >= 0:
+			told := sb.Status.Mounts[i]
+			st.Phase, st.Message = warmpool.MountPhase(told.Phase), told.Message
+			if told.MountedAt != nil {
+				st.MountedAt = told.MountedAt.Time
+			}
+			if own && st.Phase == warmpool.MountPending { // the controller has not looked yet; we have
+				st.Phase, st.MountedAt = warmpool.MountReady, at
+			}
+		case own:
+			st.Phase, st.MountedAt = warmpool.MountReady, at
+		case as.State == warmpool.Running && b.cfg.Clock.Since(as.StartedAt) < fresh:
+			st.Phase, st.MountedAt = warmpool.MountReady, as.StartedAt
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// specs are a Sandbox's mounts, with the placeholders of their sub-paths filled in.
+func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
+	var metadata map[string]string
+	if sb.Spec.Claim != nil {
+		metadata = sb.Spec.Claim.Metadata
+	}
+	for _, m := range sb.Spec.Mounts {
+		spec := mount.Spec{ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container}
+		if whole, err := volume.Expand([]mount.Mount{{Spec: spec}}, idOf(sb), metadata); err == nil {
+			spec = whole[0].Spec
+		}
+		out = append(out, spec)
+	}
+	return out
+}
+
+// intent is specs as they are written.
+func intent(specs []mount.Spec) []v1alpha1.Mount {
+	out := make([]v1alpha1.Mount, len(specs))
+	for i, s := range specs {
+		out[i] = v1alpha1.Mount{ID: s.ID, Volume: s.Volume, Path: s.Target, SubPath: s.SubPath, ReadOnly: s.ReadOnly, Container: s.Container}
+	}
+	return out
+}
+
+// deadline is a time as the store keeps it, in whole seconds: not before it, unless it is now or past.
+func deadline(at, now time.Time) metav1.Time {
+	whole := at.Truncate(time.Second)
+	if whole.Before(at) && at.After(now) {
+		whole = whole.Add(time.Second)
+	}
+	return metav1.NewTime(whole)
+}
+
+// matches says whether a filter chooses a sandbox.
+func matches(s warmpool.Sandbox, f warmpool.Filter) bool {
+	switch {
+	case f.Team != "" && f.Team != s.Principal.Team,
+		f.Template != "" && f.Template != s.Template && !slices.Contains(s.Aliases, f.Template),
+		len(f.States) > 0 && !slices.Contains(f.States, s.State):
+		return false
+	}
+	for k, v := range f.Metadata {
+		if got, ok := s.Metadata[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}

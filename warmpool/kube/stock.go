@@ -1,0 +1,172 @@
+package kube
+
+import (
+	"container/list"
+	"math/rand/v2"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+// isStock says whether a Sandbox can be claimed: made for a set by its controller, ready, and nobody's. A label alone makes no
+// stock, nor does an owner of another kind.
+func isStock(sb *v1alpha1.Sandbox) bool {
+	_, named := warmpool.ParseID(sb.Labels[v1alpha1.LabelSandboxID])
+	return named && sb.Labels[v1alpha1.LabelPool] != "" && sb.Spec.Claim == nil && sb.DeletionTimestamp == nil &&
+		sb.Status.SandboxIP != "" && isReady(sb) && setOf(sb) != ""
+}
+
+func isReady(sb *v1alpha1.Sandbox) bool {
+	return meta.IsStatusConditionTrue(sb.Status.Conditions, v1alpha1.ConditionReady)
+}
+
+// setOf is the UID of the set that controls a Sandbox, empty when none does.
+func setOf(sb *v1alpha1.Sandbox) types.UID {
+	if ref := metav1.GetControllerOf(sb); ref != nil && isSet(*ref) {
+		return ref.UID
+	}
+	return ""
+}
+
+func isSet(ref metav1.OwnerReference) bool {
+	return ref.Kind == "SandboxSet" && ref.APIVersion == v1alpha1.GroupVersion.String()
+}
+
+// pile is the stock of one set and those who wait for it. Guarded by the shelf's lock. While somebody waits there is no stock.
+type pile struct {
+	stock   []*entry
+	waiters *list.List // of *waiter, the next one in front
+}
+
+func (p *pile) add(e *entry) {
+	if e.pile != nil {
+		return
+	}
+	e.pile, e.at = p, len(p.stock)
+	p.stock = append(p.stock, e)
+}
+
+// remove takes e out by putting the last one in its place.
+func (p *pile) remove(e *entry) {
+	last := len(p.stock) - 1
+	p.stock[e.at] = p.stock[last]
+	p.stock[e.at].at = e.at
+	p.stock[last] = nil
+	p.stock = p.stock[:last]
+	e.pile, e.at = nil, -1
+}
+
+// pick takes a random one out. Random, so that replicas of the gateway seldom want the same.
+func (p *pile) pick() *entry {
+	if len(p.stock) == 0 {
+		return nil
+	}
+	e := p.stock[rand.IntN(len(p.stock))]
+	p.remove(e)
+	return e
+}
+
+// candidate is a piece of stock that its waiter alone tries to claim: as it was when it was taken from the shelf.
+type candidate struct {
+	entry *entry
+	sb    *v1alpha1.Sandbox
+}
+
+// waiter stands in line for the stock of a set. Its owner calls want, receives from got, and leaves in the end.
+type waiter struct {
+	got chan candidate // holds one
+
+	shelf   *shelf
+	set     types.UID
+	place   *list.Element // in the line
+	waited  bool          // has been in line before: goes to the front
+	waiting func(delta int)
+}
+
+// line makes a waiter for the stock of a set; waiting is told when the line gets longer or shorter.
+func (s *shelf) line(set types.UID, waiting func(delta int)) *waiter {
+	return &waiter{got: make(chan candidate, 1), shelf: s, set: set, waiting: waiting}
+}
+
+// want asks for one candidate, and says how many are in line before it: 0 when the candidate is there already.
+func (w *waiter) want() int {
+	w.shelf.mu.Lock()
+	defer w.shelf.mu.Unlock()
+	p := w.shelf.pileOf(w.set)
+	if e := p.pick(); e != nil {
+		w.give(e)
+		return 0
+	}
+	w.waiting(1)
+	if w.waited {
+		w.place = p.waiters.PushFront(w)
+		return 1
+	}
+	w.waited = true
+	w.place = p.waiters.PushBack(w)
+	return p.waiters.Len()
+}
+
+// give makes e the waiter's to try. Called with the lock held.
+func (w *waiter) give(e *entry) {
+	e.taking = true
+	w.got <- candidate{e, e.sb}
+}
+
+// leave gives up the place in line, and what was given in the same moment.
+func (w *waiter) leave() {
+	w.shelf.mu.Lock()
+	defer w.shelf.mu.Unlock()
+	if w.place != nil {
+		w.shelf.pileOf(w.set).waiters.Remove(w.place)
+		w.place = nil
+		w.waiting(-1)
+	}
+	select {
+	case c := <-w.got:
+		c.entry.taking = false
+		w.shelf.offer(c.entry)
+	default:
+	}
+}
+
+// offer gives stock to whoever waits longest, else puts it on the pile. Called with the lock held.
+func (s *shelf) offer(e *entry) {
+	if e.sb == nil || e.taking || e.pile != nil || !isStock(e.sb) {
+		return
+	}
+	p := s.pileOf(setOf(e.sb))
+	front := p.waiters.Front()
+	if front == nil {
+		p.add(e)
+		return
+	}
+	w, _ := p.waiters.Remove(front).(*waiter)
+	w.place = nil
+	w.waiting(-1)
+	w.give(e)
+}
+
+// back ends the try of a candidate that was not claimed. It is stock again unless refused says that the store has a newer state of
+// it: then the informer will tell.
+func (s *shelf) back(c candidate, refused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.entry.taking = false
+	if refused && c.entry.sb == c.sb {
+		return
+	}
+	s.offer(c.entry)
+}
+
+// taken ends the try of a candidate that is the waiter's now.
+func (s *shelf) taken(c candidate, sb *v1alpha1.Sandbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.entry.taking = false
+	s.replace(sb, c.entry.seen && c.entry.sb != nil) // when it has ended meanwhile, nobody will tell of it again
+}
