@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -43,9 +42,6 @@ type config struct {
 	CreateDeadline, MaxTimeout          time.Duration
 	MaxSandboxes                        int
 }
-
-// drain is how long requests under way may take to end after a signal. Streams of sandboxes are cut then.
-const drain = 3 * time.Second
 
 // run serves until a signal. Sandboxes go on living after it.
 func run(cfg config, log *slog.Logger, out io.Writer) error {
@@ -108,7 +104,7 @@ func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, p
 	var group boot.Group
 	group.Add("manifests", store.Run)
 	group.Add("pool", pool.Run)
-	group.Add("server", func(ctx context.Context) error { return serveHTTP(ctx, server, listener) })
+	group.Add("server", func(ctx context.Context) error { return boot.Serve(ctx, server, listener) })
 	group.Add("announcement", func(ctx context.Context) error {
 		if _, err := pool.Templates(ctx); err != nil { // answers once the sandboxes of an earlier process were taken over
 			return err
@@ -122,26 +118,6 @@ func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, p
 	})
 	err = errors.Join(group.Run(), data.Close())
 	fmt.Fprintf(out, "\nStopped. Sandboxes live on until their deadlines and are taken over by the next start.\nTo end them now: make clean STATE=%s (or: sandgate clean -state %s)\n", cfg.State, cfg.State)
-	return err
-}
-
-func serveHTTP(ctx context.Context, server *http.Server, listener net.Listener) error {
-	stopped := make(chan error, 1)
-	go func() { stopped <- server.Serve(listener) }()
-	select {
-	case err := <-stopped:
-		return err
-	case <-ctx.Done():
-	}
-	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-	defer cancel()
-	err := server.Shutdown(within)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = server.Close()
-	}
-	if ended := <-stopped; !errors.Is(ended, http.ErrServerClosed) {
-		err = errors.Join(err, ended)
-	}
 	return err
 }
 
