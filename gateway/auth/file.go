@@ -1,9 +1,11 @@
 package auth
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,16 +33,32 @@ func Load(path string) (*Keys, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s: mode is %04o, want 0600 (chmod 600 it)", path, info.Mode().Perm())
 	}
-	dec := json.NewDecoder(f)
+	raw, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	keys, err := Read(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return keys, nil
+}
+
+// Read takes the keys from what a file of them holds, wherever that is kept.
+func Read(raw []byte) (*Keys, error) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	var content file
 	if err := dec.Decode(&content); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
+	}
+	if dec.More() {
+		return nil, errors.New("something follows the keys")
 	}
 	keys := &Keys{}
 	for _, r := range content.Keys {
 		if err := keys.add(r); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, err
 		}
 	}
 	return keys, nil

@@ -152,3 +152,28 @@ func TestARequestIsItsKeysPrincipals(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, warmpool.Principal{Team: "red", Key: "k1"}, p)
 }
+
+func TestKeysAreReplacedWhileRequestsGoOn(t *testing.T) {
+	var current auth.Current
+	k := auth.Generate()
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("X-API-Key", k.Reveal())
+	_, ok := current.Authenticate(r)
+	require.False(t, ok, "nobody is known before the first keys")
+	require.Zero(t, current.Len())
+
+	keys, err := auth.Read([]byte(`{"keys":[{"id":"k1","team":"red","hash":"` + k.Hash() + `","created":"2026-01-01T00:00:00Z"}]}`))
+	require.NoError(t, err)
+	current.Set(keys)
+	require.Equal(t, 1, current.Len())
+	p, ok := current.Authenticate(r)
+	require.True(t, ok)
+	require.Equal(t, "red", p.Team)
+
+	current.Set(&auth.Keys{})
+	_, ok = current.Authenticate(r)
+	require.False(t, ok, "a key that was taken out counts no more")
+
+	_, err = auth.Read([]byte(`{"keys":[]}{"keys":[]}`))
+	require.ErrorContains(t, err, "follows")
+}
