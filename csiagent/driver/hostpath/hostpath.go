@@ -146,19 +146,48 @@ func check(m mount.Mount) (create bool, err error) {
 
 // find returns the prefix that p lies in and the rest of p.
 func (d *Driver) find(p string) (*os.File, string, error) {
-	switch {
-	case !path.IsAbs(p):
-		return nil, "", fmt.Errorf("%w: the attribute path must be an absolute path", mount.ErrInvalid)
-	case strings.ContainsRune(p, 0) || slices.Contains(strings.Split(p, "/"), ".."):
-		return nil, "", fmt.Errorf("%w: the attribute path must not climb with a .. component", mount.ErrInvalid)
+	clean, err := clean(p)
+	if err != nil {
+		return nil, "", err
 	}
-	clean := path.Clean(p)
 	for _, x := range d.prefixes {
 		if within(clean, x.path) {
 			return x.dir, "." + clean[len(x.path):], nil
 		}
 	}
-	return nil, "", fmt.Errorf("%w: this host path is not among those that the operator allows", mount.ErrDenied)
+	return nil, "", errNotAllowed
+}
+
+var errNotAllowed = fmt.Errorf("%w: this host path is not among those that the operator allows", mount.ErrDenied)
+
+func clean(p string) (string, error) {
+	switch {
+	case !path.IsAbs(p):
+		return "", fmt.Errorf("%w: the attribute path must be an absolute path", mount.ErrInvalid)
+	case strings.ContainsRune(p, 0) || slices.Contains(strings.Split(p, "/"), ".."):
+		return "", fmt.Errorf("%w: the attribute path must not climb with a .. component", mount.ErrInvalid)
+	}
+	return path.Clean(p), nil
+}
+
+// Allowed are the prefixes of Config for a process that is not on the machine which has them: it can refuse, and not mount.
+type Allowed []string
+
+// Check refuses what a Driver with these prefixes refuses by its Check.
+func (a Allowed) Check(m mount.Mount) error {
+	if _, err := check(m); err != nil {
+		return err
+	}
+	p, err := clean(m.Attributes[AttrPath])
+	if err != nil {
+		return err
+	}
+	for _, prefix := range a {
+		if within(p, path.Clean(prefix)) {
+			return nil
+		}
+	}
+	return errNotAllowed
 }
 
 // within says whether the clean path p is dir or lies below it.

@@ -225,5 +225,8 @@ func TestWhatLiesInNoAllowedPrefixIsRefusedBeforeItIsMounted(t *testing.T) {
 		err := d.Check(m)
 		require.Error(t, err, name)
 		require.NotContains(t, err.Error(), dir, name)
+		require.Equal(t, err.Error(), hostpath.Allowed{dir}.Check(m).Error(), "%s: from afar the same is refused", name)
 	}
+	require.NoError(t, hostpath.Allowed{dir}.Check(mount.Mount{Attributes: map[string]string{hostpath.AttrPath: dir + "/a"}}))
+	require.ErrorIs(t, hostpath.Allowed(nil).Check(mount.Mount{Attributes: map[string]string{hostpath.AttrPath: dir}}), mount.ErrDenied)
 }
