@@ -43,6 +43,9 @@ type config struct {
 	MaxSandboxes                        int
 }
 
+// drain is how long requests under way may take to end after a signal. Streams of sandboxes are cut then.
+const drain = 3 * time.Second
+
 // run serves until a signal. Sandboxes go on living after it.
 func run(cfg config, log *slog.Logger, out io.Writer) error {
 	syscall.Umask(0o022) // sandboxes see directories that we make; a stricter umask of the shell must not lock their users out
@@ -104,7 +107,7 @@ func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, p
 	var group boot.Group
 	group.Add("manifests", store.Run)
 	group.Add("pool", pool.Run)
-	group.Add("server", func(ctx context.Context) error { return boot.Serve(ctx, server, listener) })
+	group.Add("server", func(ctx context.Context) error { return boot.Serve(ctx, server, listener, drain) })
 	group.Add("announcement", func(ctx context.Context) error {
 		if _, err := pool.Templates(ctx); err != nil { // answers once the sandboxes of an earlier process were taken over
 			return err

@@ -8,11 +8,8 @@ import (
 	"time"
 )
 
-// drain is how long requests under way may take to end after a signal. Streams of sandboxes are cut then.
-const drain = 3 * time.Second
-
-// Serve serves on listener until ctx ends, and lets the requests under way end.
-func Serve(ctx context.Context, server *http.Server, listener net.Listener) error {
+// Serve serves on listener until ctx ends. Requests under way may take drain to end then; streams of sandboxes are cut after it.
+func Serve(ctx context.Context, server *http.Server, listener net.Listener, drain time.Duration) error {
 	stopped := make(chan error, 1)
 	go func() { stopped <- server.Serve(listener) }()
 	select {
