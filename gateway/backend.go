@@ -41,3 +41,10 @@ type Checker interface {
 type Meter interface {
 	Usage(ctx context.Context, id warmpool.ID) ([]warmpool.Usage, error)
 }
+
+// Rememberer is the optional ability to make a create request with an Idempotency-Key once, however often it is sent.
+type Rememberer interface {
+	// Remember takes a principal's key for one request, or tells what an earlier one with it has made. request is a digest of what is
+	// asked for. Mismatch when it was another one, Conflict while another replica or request is making it.
+	Remember(ctx context.Context, p warmpool.Principal, key, request string) (warmpool.Record, error)
+}

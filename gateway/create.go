@@ -14,8 +14,16 @@ import (
 const attempts = 3
 
 // Create answers a running sandbox with every mount ready, or an error and nothing: resolve, admit, claim, start. Whatever
-// can be refused is refused before a sandbox is claimed. A sandbox that cannot be reached is replaced by another one.
+// can be refused is refused before a sandbox is claimed. A sandbox that cannot be reached is replaced by another one. With an
+// IdempotencyKey the same request again gets the same sandbox.
 func (s *Service) Create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
+	if c.IdempotencyKey != "" {
+		return s.createOnce(ctx, c)
+	}
+	return s.create(ctx, c)
+}
+
+func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
 	within, cancel := context.WithTimeout(ctx, s.limits.Create)
 	defer cancel()
 	if err := s.checkTimeout(c.Timeout); err != nil {

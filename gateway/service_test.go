@@ -23,6 +23,8 @@ var (
 	_ gateway.Backend = (*warmpooltest.Memory)(nil)
 	_ gateway.Meter   = (*warmpooltest.Memory)(nil)
 	_ gateway.Checker = (*warmpooltest.Memory)(nil)
+
+	_ gateway.Rememberer = (*warmpooltest.Remembering)(nil)
 )
 
 type world struct {

@@ -15,6 +15,7 @@ const (
 	Denied      Code = "denied"      // the principal may not
 	NotFound    Code = "not_found"   // there is none, or none of this principal's
 	Conflict    Code = "conflict"    // the state does not allow it
+	Mismatch    Code = "mismatch"    // the request differs from an earlier one that it claims to be
 	Exhausted   Code = "exhausted"   // no capacity within the deadline; RetryAfter says when to come back
 	Unsupported Code = "unsupported" // this backend cannot do it
 	Unavailable Code = "unavailable" // something needed does not answer

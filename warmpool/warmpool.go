@@ -139,6 +139,17 @@ type Usage struct {
 	DiskUsed, DiskTotal         int64
 }
 
+// Record is what is remembered of an idempotent create request.
+type Record struct {
+	// Made is the sandbox that an earlier request has made. Empty when the caller is the one to make it: then exactly one of the
+	// functions is called in the end.
+	Made ID
+	// Keep remembers what was made, before the request is answered. An error says that nobody will find it.
+	Keep func(ctx context.Context, id ID) error
+	// Forget lets the next request with the key try again.
+	Forget func(ctx context.Context) error
+}
+
 // Route is the way to a sandbox's ports.
 type Route struct {
 	// Dial connects to a TCP port inside the sandbox, on its loopback or any of its addresses.

@@ -2,7 +2,6 @@ package e2b
 
 import (
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -28,15 +27,16 @@ func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (ord
 	if err != nil {
 		return order{}, err
 	}
-	if c.Request().Header.Get("Idempotency-Key") != "" {
-		return order{}, echo.NewHTTPError(http.StatusNotImplemented,
-			"this gateway does not support Idempotency-Key; a repeated create makes another sandbox")
+	key, err := idempotencyKey(c)
+	if err != nil {
+		return order{}, err
 	}
 	o.only(true, "templateID", "timeout", "autoPause", "autoPauseMemory", "autoResume", "secure", "allow_internet_access",
 		"network", "metadata", "envVars", "mcp", "iam", "volumeMounts")
 	a := order{claim: warmpool.Claim{
 		Template: s.wantedTemplate(o), Principal: principal(c), Timeout: s.lifetime(o, "timeout", otherwise),
 		Metadata: o.texts("metadata"), Env: environment(o), AllowInternet: internet(o),
+		IdempotencyKey: key,
 	}}
 	o.unsupported()
 	o.truth("secure") // nothing is ever unsecured
@@ -46,6 +46,18 @@ func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (ord
 	wanted = append(wanted, bodyMounts(o, s.service.MaxMounts())...)
 	a.claim.Mounts, a.places = sound(wanted, fs)
 	return a, nil
+}
+
+// idempotencyKey is the request's own name, empty when it has none.
+func idempotencyKey(c echo.Context) (string, error) {
+	switch keys := c.Request().Header.Values("Idempotency-Key"); {
+	case len(keys) == 0:
+		return "", nil
+	case len(keys) > 1 || keys[0] == "":
+		return "", warmpool.Errorf(warmpool.Invalid, "Idempotency-Key must be one value that is not empty")
+	default:
+		return keys[0], nil
+	}
 }
 
 // maxTemplate bounds a template's name with all that E2B allows around it.

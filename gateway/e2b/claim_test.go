@@ -404,6 +404,35 @@ func TestAnIdempotencyKeyIsNotIgnored(t *testing.T) {
 	require.NoError(t, err)
 	req.Header.Set("X-Api-Key", aliceKey)
 	req.Header.Set("Idempotency-Key", "a-1")
-	require.Equal(t, 501, w.do(req).status)
+	require.Equal(t, 501, w.do(req).status, "this backend remembers nothing")
 	require.Zero(t, w.pool.Claimed())
+}
+
+func TestAnIdempotencyKeyMakesOneSandboxInBothFamilies(t *testing.T) {
+	for _, path := range []string{"/sandboxes", "/v2/sandboxes"} {
+		t.Run(path, func(t *testing.T) {
+			w := rememberingWorld(t)
+			send := func(key, body string, keys ...string) answer {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+path, strings.NewReader(body))
+				require.NoError(t, err)
+				req.Header.Set("X-Api-Key", key)
+				for _, k := range keys {
+					req.Header.Add("Idempotency-Key", k)
+				}
+				return w.do(req)
+			}
+			first := send(aliceKey, `{"templateID":"base"}`, "a-1")
+			require.Equal(t, 201, first.status, "%s", first.body)
+			again := send(aliceKey, ` {"templateID": "base"}`, "a-1")
+			require.Equal(t, 201, again.status, "%s", again.body)
+			require.JSONEq(t, string(first.body), string(again.body))
+			require.Equal(t, 422, send(aliceKey, `{"templateID":"base","metadata":{"a":"b"}}`, "a-1").status)
+			require.Equal(t, 400, send(aliceKey, `{"templateID":"base"}`, "a-1", "a-2").status)
+			require.Equal(t, 400, send(aliceKey, `{"templateID":"base"}`, "").status)
+			require.Equal(t, 1, w.pool.Claimed())
+			other := send(bobKey, `{"templateID":"base"}`, "a-1")
+			require.Equal(t, 201, other.status)
+			require.NotEqual(t, string(first.body), string(other.body), "keys are their principal's own")
+		})
+	}
 }

@@ -21,6 +21,7 @@ var statuses = map[warmpool.Code]int{
 	warmpool.Denied:      http.StatusForbidden,
 	warmpool.NotFound:    http.StatusNotFound,
 	warmpool.Conflict:    http.StatusConflict,
+	warmpool.Mismatch:    http.StatusUnprocessableEntity,
 	warmpool.Exhausted:   http.StatusTooManyRequests,
 	warmpool.Unsupported: http.StatusNotImplemented,
 	warmpool.Unavailable: http.StatusServiceUnavailable,

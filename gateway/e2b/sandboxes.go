@@ -35,11 +35,12 @@ func (s *server) create(otherwise time.Duration) echo.HandlerFunc {
 			return inPlace(err, a.places)
 		}
 		c.Set(sandboxKey, sb.ID)
-		if err := c.JSON(http.StatusCreated, s.sandbox(c, sb)); err != nil {
-			// Nobody knows of it: it would only wait for its deadline.
+		err = c.JSON(http.StatusCreated, s.sandbox(c, sb))
+		if err != nil && a.claim.IdempotencyKey == "" {
+			// Nobody knows of it: it would only wait for its deadline. With a key the caller can ask for it again.
 			return errors.Join(err, s.service.Kill(context.WithoutCancel(ctx), a.claim.Principal, sb.ID))
 		}
-		return nil
+		return err
 	}
 }
 

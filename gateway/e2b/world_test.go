@@ -89,6 +89,17 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return worldOf(t, func(m *warmpooltest.Memory) gateway.Backend { return m })
+}
+
+// rememberingWorld is one whose backend knows Idempotency-Keys.
+func rememberingWorld(t *testing.T) *world {
+	t.Helper()
+	return worldOf(t, func(m *warmpooltest.Memory) gateway.Backend { return &warmpooltest.Remembering{Memory: m} })
+}
+
+func worldOf(t *testing.T, backend func(*warmpooltest.Memory) gateway.Backend) *world {
+	t.Helper()
 	clk := testclock.NewFakePassiveClock(time.Date(2026, 1, 2, 3, 4, 5, 678_901_234, time.UTC))
 	made := time.Date(2025, 12, 31, 0, 0, 0, 0, time.UTC)
 	size := warmpool.Resources{CPUCount: 2, MemoryMB: 512, DiskMB: 1024}
@@ -103,7 +114,7 @@ func newWorld(t *testing.T) *world {
 	log := &lines{}
 	logger := slog.New(slog.NewJSONHandler(log, nil))
 	svc, err := gateway.New(gateway.Config{
-		Backend: pool, Reader: volumes(), Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: clk, Logger: logger,
+		Backend: backend(pool), Reader: volumes(), Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: clk, Logger: logger,
 	})
 	require.NoError(t, err)
 	h, err := e2b.New(svc, keys{aliceKey: {Team: "alice", Key: "key-1"}, bobKey: {Team: "bob", Key: "key-2"}},
