@@ -36,8 +36,11 @@ var (
 	_ gateway.Backend = (*kube.Backend)(nil)
 	_ gateway.Checker = (*kube.Backend)(nil)
 	_ gateway.Meter   = (*kube.Backend)(nil)
-	_ proxy.Resolver  = (*kube.Backend)(nil)
-	_ proxy.Lister    = (*kube.Backend)(nil)
+
+	_ gateway.Rememberer = (*kube.Backend)(nil)
+
+	_ proxy.Resolver = (*kube.Backend)(nil)
+	_ proxy.Lister   = (*kube.Backend)(nil)
 )
 
 // process is the gateway on its way to serving.
@@ -119,7 +122,7 @@ func (p *process) handle(ctx, life context.Context, work *errgroup.Group) error 
 	backend, err := kube.New(ctx, kube.Config{
 		Client: p.cluster.client, Cache: p.cluster.cache, Namespaces: p.cfg.Namespaces, ReleaseNamespace: p.cfg.ReleaseNamespace,
 		Keys: keys, Fitter: fitter, Checks: drivers, EnvdVersion: envd.Version, Cold: p.cfg.Cold, Warm: p.cfg.Warm,
-		Request: gateway.RequestID, Log: p.log,
+		Lease: p.cfg.Limits.Create + 2*p.cfg.Limits.Undo + time.Minute, Request: gateway.RequestID, Log: p.log,
 	})
 	if err != nil {
 		return err

@@ -48,6 +48,9 @@ type Config struct {
 	Cold int
 	// Warm is how many ready sandboxes this replica keeps a connection to; 256. Below 0: none.
 	Warm int
+	// Lease is how long a create with an Idempotency-Key may be under way, its clean-up included; after that whoever asks again takes
+	// it over. 2 minutes.
+	Lease time.Duration
 	// Request names the request that a context serves, for the record in the claim; nil: none.
 	Request func(ctx context.Context) string
 	// Observer is told what happens; nil: nobody.
@@ -62,9 +65,10 @@ type Config struct {
 type Check func(m mount.Mount) error
 
 const (
-	// defaultCold and defaultWarm are those of Config.
-	defaultCold = 16
-	defaultWarm = 256
+	// The defaults of Config.
+	defaultCold  = 16
+	defaultWarm  = 256
+	defaultLease = 2 * time.Minute
 	// undo bounds what is tidied up after a request, which it outlives.
 	undo = 30 * time.Second
 	// liveRate and liveBurst bound the reads of IDs that the informer does not know: anybody may ask for any.
@@ -88,6 +92,7 @@ func (c *Config) check() error {
 	}
 	setDefault(&c.Cold, defaultCold)
 	setDefault(&c.Warm, defaultWarm)
+	setDefault(&c.Lease, defaultLease)
 	if c.Clock == nil {
 		c.Clock = clock.RealClock{}
 	}
@@ -100,7 +105,7 @@ func (c *Config) check() error {
 	return nil
 }
 
-func setDefault(field *int, value int) {
+func setDefault[T ~int | ~int64](field *T, value T) {
 	if *field == 0 {
 		*field = value
 	}
