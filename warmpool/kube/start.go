@@ -34,10 +34,10 @@ func (b *Backend) Start(ctx context.Context, id warmpool.ID, st warmpool.Start) 
 		sb, err = b.handOver(ctx, sb)
 	}
 	if err != nil {
-		b.undo(ctx, sb)
 		if ctx.Err() != nil && request.Err() == nil { // by Release
 			err = notFound(id)
 		}
+		b.undo(ctx, sb)
 		return warmpool.Sandbox{}, err
 	}
 	now := b.cfg.Clock.Now()

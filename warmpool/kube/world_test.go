@@ -54,6 +54,8 @@ type world struct {
 	outcome atomic.Pointer[func(*v1alpha1.Sandbox)]         // changes the status that a sandbox gets
 	handler atomic.Pointer[func(http.Handler) http.Handler] // wraps daemons made from now on
 
+	freeze func() // stops the informer of a frozen replica
+
 	mu      sync.Mutex
 	daemons map[types.UID]*daemon
 	known   map[types.UID]*v1alpha1.Sandbox

@@ -1,0 +1,402 @@
+package kube_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/kube"
+)
+
+// counted counts the writes of Sandboxes that go through a client.
+func counted(w *world, n *atomic.Int32) client.Client {
+	count := func(obj client.Object) {
+		if _, ok := obj.(*v1alpha1.Sandbox); ok {
+			n.Add(1)
+		}
+	}
+	return interceptor.NewClient(w.client, interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch, opts ...client.PatchOption) error {
+			count(obj)
+			return c.Patch(ctx, obj, p, opts...)
+		},
+		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
+			count(obj)
+			return c.Update(ctx, obj, opts...)
+		},
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			count(obj)
+			return c.Create(ctx, obj, opts...)
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			count(obj)
+			return c.Delete(ctx, obj, opts...)
+		},
+	})
+}
+
+func TestAWarmCreateIsOneWriteThatSaysAll(t *testing.T) {
+	w := newWorld(t)
+	set := w.set("base", 1)
+	var writes atomic.Int32
+	b := w.replica(func(c *kube.Config) {
+		c.Client = counted(w, &writes)
+		c.Request = func(context.Context) string { return "req-1" }
+	})
+	w.stocked(b, "base", 1)
+	c := order("base")
+	c.Env, c.Metadata = map[string]string{"SECRET": "canary"}, map[string]string{"user": "u"}
+	spec := mount.Spec{ID: "m1", Volume: "pv", Target: "/data", SubPath: "of/${SANDBOX_ID}"}
+	c.Mounts = []mount.Spec{spec}
+	s, err := b.Claim(t.Context(), c)
+	require.NoError(t, err)
+	spec.SubPath = "of/" + string(s.ID)
+	s, err = b.Start(t.Context(), s.ID, warmpool.Start{Env: c.Env, Mounts: []mount.Mount{{Spec: spec, Driver: mount.DriverTmpfs, VolumeHandle: "h"}}})
+	require.NoError(t, err)
+	require.Equal(t, int32(1), writes.Load())
+	require.Equal(t, warmpool.MountReady, s.Mounts[0].Phase)
+	require.Equal(t, spec, s.Mounts[0].Spec)
+
+	sb := w.object(s.ID)
+	require.Equal(t, "true", sb.Labels[v1alpha1.LabelClaimed])
+	require.Equal(t, set.Name, sb.Labels[v1alpha1.LabelPool], "it stays when it is claimed")
+	require.Empty(t, sb.OwnerReferences, "the set's end must not be the sandbox's")
+	require.Equal(t, []v1alpha1.Mount{{ID: "m1", Volume: "pv", Path: "/data", SubPath: "of/${SANDBOX_ID}"}}, sb.Spec.Mounts)
+	require.WithinDuration(t, time.Now().Add(5*time.Minute), sb.Spec.ShutdownTime.Time, 3*time.Second)
+	require.Equal(t, v1alpha1.Principal{Team: "red", Key: "k1"}, sb.Spec.Claim.Principal)
+	require.Equal(t, "req-1", sb.Spec.Claim.Request)
+	require.Equal(t, int64(300), sb.Spec.Claim.Timeout)
+	require.NotContains(t, string(sb.Spec.Claim.SealedEnv), "canary")
+	env, err := w.keys.Open(s.ID, sb.Spec.Claim.Nonce, sb.Spec.Claim.SealedEnv)
+	require.NoError(t, err)
+	require.Equal(t, c.Env, env)
+	require.Len(t, w.agents.of(sb.UID), 1)
+}
+
+func TestManyReplicasNeverHandOutTheSameSandbox(t *testing.T) {
+	w := newWorld(t)
+	const stock, claims = 50, 200
+	w.set("base", stock)
+	var all []*kube.Backend
+	for range 3 {
+		b := w.replica(func(c *kube.Config) { c.Cold = -1 })
+		w.stocked(b, "base", stock)
+		all = append(all, b)
+	}
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		seen = map[warmpool.ID]int{}
+		errs []error
+	)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for i := range claims {
+		wg.Go(func() {
+			s, err := all[i%len(all)].Claim(ctx, order("base"))
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			seen[s.ID]++
+		})
+	}
+	wg.Wait()
+	require.Len(t, seen, stock, "all stock was handed out")
+	for id, n := range seen {
+		require.Equal(t, 1, n, "sandbox %s was handed out twice", id)
+	}
+	require.Len(t, errs, claims-stock)
+	for _, err := range errs {
+		require.Equal(t, warmpool.Exhausted, warmpool.CodeOf(err))
+		var e *warmpool.Error
+		require.ErrorAs(t, err, &e)
+		require.Positive(t, e.RetryAfter)
+	}
+}
+
+func TestAConflictCostsOnlyTheNextCandidate(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 6)
+	// The first five that it wants change behind the replica's back, in the moment that it claims them.
+	var tries atomic.Int32
+	late := interceptor.NewClient(w.client, interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch, opts ...client.PatchOption) error {
+			if n := tries.Add(1); n <= 5 {
+				touched := &v1alpha1.Sandbox{ObjectMeta: metav1.ObjectMeta{Namespace: obj.GetNamespace(), Name: obj.GetName()}}
+				body := fmt.Sprintf(`{"metadata":{"annotations":{"touched":"%d"}}}`, n)
+				if err := c.Patch(ctx, touched, client.RawPatch(types.MergePatchType, []byte(body))); err != nil {
+					return err
+				}
+			}
+			return c.Patch(ctx, obj, p, opts...)
+		},
+	})
+	b := w.replica(func(c *kube.Config) { c.Cold, c.Client = -1, late })
+	w.stocked(b, "base", 6)
+	begin := time.Now()
+	_, err := b.Claim(t.Context(), order("base"))
+	require.NoError(t, err)
+	require.Less(t, time.Since(begin), time.Second)
+	require.Equal(t, int32(6), tries.Load())
+	w.stocked(b, "base", 5) // what was only touched is stock again
+}
+
+func TestOnlyWhatItsSetHasMadeIsStock(t *testing.T) {
+	w := newWorld(t)
+	set := w.set("base", 0)
+	other := w.set("other", 0)
+	b := w.replica(func(c *kube.Config) { c.Cold = -1 })
+	for name, change := range map[string]func(*v1alpha1.Sandbox){
+		"no owner":                 func(sb *v1alpha1.Sandbox) { sb.OwnerReferences = nil },
+		"an owner of another kind": func(sb *v1alpha1.Sandbox) { sb.OwnerReferences[0].Kind = "ReplicaSet" },
+		"an owner that is not its controller": func(sb *v1alpha1.Sandbox) {
+			sb.OwnerReferences[0].Controller = nil
+		},
+		"a set of the same name that is gone": func(sb *v1alpha1.Sandbox) { sb.OwnerReferences[0].UID = "11111111-2222-3333-4444-555555555555" },
+		"no label of a pool":                  func(sb *v1alpha1.Sandbox) { delete(sb.Labels, v1alpha1.LabelPool) },
+		"an ID that is none":                  func(sb *v1alpha1.Sandbox) { sb.Labels[v1alpha1.LabelSandboxID] = "mine" },
+	} {
+		sb := stockOf(set)
+		change(sb)
+		require.NoError(t, w.client.Create(t.Context(), sb), name)
+	}
+	require.NoError(t, w.client.Create(t.Context(), stockOf(other)))
+	w.stocked(b, "other", 1)
+	require.Eventually(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.ready == 7 }, 10*time.Second, 10*time.Millisecond)
+	tpl, err := b.Template(t.Context(), "base")
+	require.NoError(t, err)
+	require.Zero(t, tpl.Ready)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err = b.Claim(ctx, order("base"))
+	require.Equal(t, warmpool.Exhausted, warmpool.CodeOf(err))
+}
+
+func TestWhoWaitsIsServedInOrder(t *testing.T) {
+	w := newWorld(t)
+	set := w.set("base", 5) // a refill of five is under way, so that nobody starts cold
+	b := w.replica()
+	w.stocked(b, "base", 5)
+	for range 5 {
+		_, err := b.Claim(t.Context(), order("base"))
+		require.NoError(t, err)
+	}
+	got := make(chan int, 5)
+	for i := range 5 {
+		go func() {
+			if _, err := b.Claim(t.Context(), order("base")); err != nil {
+				w.t.Errorf("claim %d: %v", i, err)
+			}
+			got <- i
+		}()
+		b.AwaitWaiters(t, set.UID, i+1)
+	}
+	for i := range 5 {
+		require.NoError(t, w.client.Create(t.Context(), stockOf(set)))
+		select {
+		case first := <-got:
+			require.Equal(t, i, first)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("claim %d was not served", i)
+		}
+	}
+}
+
+func TestAWaiterWhoLeavesTakesNothing(t *testing.T) {
+	w := newWorld(t)
+	set := w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	_, err := b.Claim(t.Context(), order("base"))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := b.Claim(ctx, order("base"))
+		left <- err
+	}()
+	b.AwaitWaiters(t, set.UID, 1)
+	cancel()
+	require.Equal(t, warmpool.Exhausted, warmpool.CodeOf(<-left))
+	require.NoError(t, w.client.Create(t.Context(), stockOf(set)))
+	w.stocked(b, "base", 1)
+	all, err := b.List(t.Context(), warmpool.Filter{})
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+}
+
+func TestWithoutStockASandboxIsMadeForItsClaim(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 0)
+	b := w.replica()
+	c := order("base")
+	c.Timeout, c.Metadata = 15*time.Second, map[string]string{"a": "b"}
+	s, err := b.Claim(t.Context(), c)
+	require.NoError(t, err)
+	require.Equal(t, warmpool.Claimed, s.State)
+	s, err = b.Start(t.Context(), s.ID, warmpool.Start{})
+	require.NoError(t, err)
+	require.Equal(t, warmpool.Running, s.State)
+	require.Equal(t, c.Metadata, s.Metadata)
+	require.WithinDuration(t, time.Now().Add(15*time.Second), s.EndAt, 3*time.Second, "its making does not count")
+	sb := w.object(s.ID)
+	require.Empty(t, sb.OwnerReferences)
+	require.Equal(t, []string{v1alpha1.FinalizerMounts}, sb.Finalizers)
+	require.Equal(t, "base", sb.Labels[v1alpha1.LabelPool])
+	require.Equal(t, "true", sb.Labels[v1alpha1.LabelClaimed])
+	require.Equal(t, []v1alpha1.Runtime{{Name: "csi"}, {Name: "agent-runtime"}}, sb.Spec.Runtimes)
+	require.Equal(t, "sandbox", sb.Spec.Template.Spec.Containers[0].Name)
+}
+
+func TestAColdSandboxThatFailsIsUndoneWithItsReason(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 0)
+	fail := func(sb *v1alpha1.Sandbox) {
+		sb.Status.Phase, sb.Status.Message, sb.Status.Conditions = v1alpha1.PhaseFailed, "the image cannot be pulled", nil
+	}
+	w.outcome.Store(&fail)
+	b := w.replica()
+	_, err := b.Claim(t.Context(), order("base"))
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err))
+	require.ErrorContains(t, err, "the image cannot be pulled")
+	require.Eventually(t, func() bool { return len(w.objects()) == 0 }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestAColdSandboxIsUndoneAtTheDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 0)
+	w.idle.Store(true)
+	b := w.replica()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err := b.Claim(ctx, order("base"))
+	require.Equal(t, warmpool.Exhausted, warmpool.CodeOf(err))
+	require.Eventually(t, func() bool { return len(w.objects()) == 0 }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestStockThatComesFirstIsTakenAndTheColdSandboxUndone(t *testing.T) {
+	w := newWorld(t)
+	set := w.set("base", 0)
+	w.idle.Store(true)
+	b := w.replica()
+	got := make(chan warmpool.Sandbox, 1)
+	go func() {
+		s, err := b.Claim(t.Context(), order("base"))
+		if err != nil {
+			w.t.Errorf("claim: %v", err)
+		}
+		got <- s
+	}()
+	require.Eventually(t, func() bool { return len(w.objects()) == 1 }, 10*time.Second, 10*time.Millisecond)
+	w.idle.Store(false)
+	stock := stockOf(set)
+	require.NoError(t, w.client.Create(t.Context(), stock))
+	require.Equal(t, warmpool.ID(stock.Labels[v1alpha1.LabelSandboxID]), (<-got).ID)
+	require.Eventually(t, func() bool { return len(w.objects()) == 1 }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestOnlySoManySandboxesAreMadeColdAtATime(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 0)
+	w.idle.Store(true)
+	b := w.replica(func(c *kube.Config) { c.Cold = 2 })
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() { _, _ = b.Claim(ctx, order("base")) })
+	}
+	require.Eventually(t, func() bool { return len(w.objects()) == 2 }, 2*time.Second, 10*time.Millisecond)
+	require.Never(t, func() bool { return len(w.objects()) > 2 }, 300*time.Millisecond, 20*time.Millisecond)
+	cancel()
+	wg.Wait()
+	require.Eventually(t, func() bool { return len(w.objects()) == 0 }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestAPoolThatCannotBeFilledSaysWhyAtOnce(t *testing.T) {
+	w := newWorld(t)
+	set := w.set("base", 0)
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		var latest v1alpha1.SandboxSet
+		if err := w.client.Get(t.Context(), client.ObjectKeyFromObject(set), &latest); err != nil {
+			return err
+		}
+		latest.Status.Conditions = []metav1.Condition{{
+			Type: v1alpha1.ConditionFilled, Status: metav1.ConditionFalse, Reason: "PodRefused", Message: "pods are forbidden here", LastTransitionTime: metav1.Now(),
+		}}
+		return w.client.Status().Update(t.Context(), &latest)
+	})
+	require.NoError(t, err)
+	b := w.replica()
+	tpl, err := b.Template(t.Context(), "base")
+	require.NoError(t, err)
+	require.Equal(t, "pods are forbidden here", tpl.Reason)
+	_, err = b.Claim(t.Context(), order("base"))
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err))
+	require.ErrorContains(t, err, "pods are forbidden here")
+}
+
+func TestAClaimWhoseAnswerIsLostLeavesNothing(t *testing.T) {
+	for _, arrived := range []bool{true, false} {
+		t.Run(fmt.Sprintf("and the write arrived: %t", arrived), func(t *testing.T) {
+			w := newWorld(t)
+			w.set("base", 1)
+			lost := interceptor.NewClient(w.client, interceptor.Funcs{
+				Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch, opts ...client.PatchOption) error {
+					if arrived {
+						if err := c.Patch(ctx, obj, p, opts...); err != nil {
+							return err
+						}
+					}
+					return errors.New("connection reset by peer")
+				},
+			})
+			b := w.replica(func(c *kube.Config) { c.Client = lost })
+			w.stocked(b, "base", 1)
+			_, err := b.Claim(t.Context(), order("base"))
+			require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err))
+			if arrived {
+				require.Eventually(t, func() bool { return len(w.objects()) == 0 }, 10*time.Second, 20*time.Millisecond)
+				return
+			}
+			w.stocked(b, "base", 1)
+		})
+	}
+}
+
+func TestWhatCannotBeKeptIsRefused(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	no := false
+	c := order("base")
+	c.AllowInternet = &no
+	_, err := b.Claim(t.Context(), c)
+	require.Equal(t, warmpool.Unsupported, warmpool.CodeOf(err))
+	c = order("base")
+	c.Metadata = map[string]string{}
+	for i := range 600 { // more than the schema takes
+		c.Metadata[fmt.Sprint(i)] = "x"
+	}
+	_, err = b.Claim(t.Context(), c)
+	require.Equal(t, warmpool.Invalid, warmpool.CodeOf(err))
+	w.stocked(b, "base", 1)
+}
