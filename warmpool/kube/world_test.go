@@ -392,3 +392,8 @@ func (l *lines) has(text string) bool {
 	defer l.mu.Unlock()
 	return strings.Contains(l.buf.String(), text)
 }
+
+// meta is an object of the world's namespace.
+func (w *world) meta(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: w.ns, Name: name}
+}
