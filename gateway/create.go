@@ -16,11 +16,16 @@ const attempts = 3
 // Create answers a running sandbox with every mount ready, or an error and nothing: resolve, admit, claim, start. Whatever
 // can be refused is refused before a sandbox is claimed. A sandbox that cannot be reached is replaced by another one. With an
 // IdempotencyKey the same request again gets the same sandbox.
-func (s *Service) Create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
+func (s *Service) Create(ctx context.Context, c warmpool.Claim) (sb warmpool.Sandbox, err error) {
+	ctx, done := s.observe.Phase(ctx, PhaseCreate, "")
 	if c.IdempotencyKey != "" {
-		return s.createOnce(ctx, c)
+		sb, err = s.createOnce(ctx, c)
+	} else {
+		sb, err = s.create(ctx, c)
 	}
-	return s.create(ctx, c)
+	done(err)
+	s.audit(ctx, "create", c.Principal, sb.ID, err, slog.String("template", c.Template), slog.Any("mounts", volumes(c)))
+	return sb, err
 }
 
 func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
@@ -29,7 +34,9 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 	if err := s.checkTimeout(c.Timeout); err != nil {
 		return warmpool.Sandbox{}, err
 	}
-	mounts, err := s.mounts(within, c)
+	resolving, done := s.observe.Phase(within, PhaseResolve, "")
+	mounts, err := s.mounts(resolving, c)
+	done(err)
 	if err != nil {
 		return warmpool.Sandbox{}, coded(err)
 	}
@@ -52,7 +59,9 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 
 // attempt claims one sandbox and starts it. On any error the sandbox is released.
 func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.Mount) (warmpool.Sandbox, error) {
-	claimed, err := s.backend.Claim(ctx, c)
+	claiming, done := s.observe.Phase(ctx, PhaseClaim, "")
+	claimed, err := s.backend.Claim(claiming, c)
+	done(err)
 	if err != nil {
 		return warmpool.Sandbox{}, err
 	}
@@ -66,7 +75,9 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.
 	if err != nil {
 		return warmpool.Sandbox{}, refusal(err)
 	}
-	started, err := s.backend.Start(ctx, claimed.ID, warmpool.Start{Mounts: expanded, Env: c.Env})
+	starting, done := s.observe.Phase(ctx, PhaseStart, "")
+	started, err := s.backend.Start(starting, claimed.ID, warmpool.Start{Mounts: expanded, Env: c.Env})
+	done(err)
 	if err == nil {
 		err = ctx.Err() // nobody is left to answer: the sandbox would live unknown until its deadline
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +45,7 @@ func (s *Service) Connect(ctx context.Context, p warmpool.Principal, id warmpool
 	if err := s.checkTimeout(timeout); err != nil {
 		return warmpool.Sandbox{}, err
 	}
-	return s.moveEnd(ctx, p, id, warmpool.Deadline{At: s.clock.Now().Add(timeout), OnlyLater: true})
+	return s.moveEnd(ctx, "connect", p, id, warmpool.Deadline{At: s.clock.Now().Add(timeout), OnlyLater: true})
 }
 
 // SetTimeout makes a sandbox end a timeout from now, which may be sooner than before; zero ends it now.
@@ -54,7 +55,7 @@ func (s *Service) SetTimeout(ctx context.Context, p warmpool.Principal, id warmp
 			return err
 		}
 	}
-	_, err := s.moveEnd(ctx, p, id, warmpool.Deadline{At: s.clock.Now().Add(timeout)})
+	_, err := s.moveEnd(ctx, "timeout", p, id, warmpool.Deadline{At: s.clock.Now().Add(timeout)})
 	return err
 }
 
@@ -63,23 +64,32 @@ func (s *Service) Refresh(ctx context.Context, p warmpool.Principal, id warmpool
 	if d < 0 || d > s.limits.MaxTimeout {
 		return warmpool.Errorf(warmpool.Invalid, "duration must be between 0 and %d seconds", int(s.limits.MaxTimeout.Seconds()))
 	}
-	_, err := s.moveEnd(ctx, p, id, warmpool.Deadline{At: s.clock.Now().Add(d), OnlyLater: true})
+	_, err := s.moveEnd(ctx, "refresh", p, id, warmpool.Deadline{At: s.clock.Now().Add(d), OnlyLater: true})
 	return err
 }
 
-func (s *Service) moveEnd(ctx context.Context, p warmpool.Principal, id warmpool.ID, d warmpool.Deadline) (warmpool.Sandbox, error) {
-	if _, err := s.Get(ctx, p, id); err != nil {
-		return warmpool.Sandbox{}, err
+func (s *Service) moveEnd(ctx context.Context, action string, p warmpool.Principal, id warmpool.ID, d warmpool.Deadline) (warmpool.Sandbox, error) {
+	sb, err := s.Get(ctx, p, id)
+	if err == nil {
+		if sb, err = s.backend.SetDeadline(ctx, id, d); err != nil {
+			err = notFoundOr(err, id)
+		}
 	}
-	sb, err := s.backend.SetDeadline(ctx, id, d)
+	s.audit(ctx, action, p, id, err, slog.Time("until", sb.EndAt))
 	if err != nil {
-		return warmpool.Sandbox{}, notFoundOr(err, id)
+		return warmpool.Sandbox{}, err
 	}
 	return sb, nil
 }
 
 // Kill ends a sandbox, also one that has failed. Once begun it is not given up when the caller leaves.
 func (s *Service) Kill(ctx context.Context, p warmpool.Principal, id warmpool.ID) error {
+	err := s.kill(ctx, p, id)
+	s.audit(ctx, "kill", p, id, err)
+	return err
+}
+
+func (s *Service) kill(ctx context.Context, p warmpool.Principal, id warmpool.ID) error {
 	if _, err := s.own(ctx, p, id); err != nil {
 		return err
 	}

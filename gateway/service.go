@@ -36,6 +36,8 @@ type Config struct {
 	Reader volume.Reader
 	Policy mount.Policy
 	Limits Limits
+	// Observer is told what requests go through; nil: nobody.
+	Observer Observer
 	// Clock is the real one when nil.
 	Clock clock.PassiveClock
 	// Logger is slog's default when nil.
@@ -48,6 +50,7 @@ type Service struct {
 	reader  volume.Reader
 	policy  mount.Policy
 	limits  Limits
+	observe Observer
 	clock   clock.PassiveClock
 	logger  *slog.Logger
 }
@@ -64,7 +67,10 @@ func New(c Config) (*Service, error) {
 	case len(c.Policy.Drivers) == 0:
 		return nil, errors.New("gateway: the mount policy allows no driver; start from mount.DefaultPolicy")
 	}
-	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, limits: c.Limits, clock: c.Clock, logger: c.Logger}
+	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, limits: c.Limits, observe: c.Observer, clock: c.Clock, logger: c.Logger}
+	if s.observe == nil {
+		s.observe = unobserved{}
+	}
 	if s.clock == nil {
 		s.clock = clock.RealClock{}
 	}
