@@ -7,24 +7,21 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/cmd/internal/trace"
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
-	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
-	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
-	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
-	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/gateway/auth"
-	"github.com/sandgate-dev/sandgate/gateway/e2b"
+	"github.com/sandgate-dev/sandgate/gateway/observe"
 	"github.com/sandgate-dev/sandgate/gateway/proxy"
 	"github.com/sandgate-dev/sandgate/injector/envd"
 	"github.com/sandgate-dev/sandgate/warmpool"
@@ -37,6 +34,8 @@ var (
 	_ gateway.Checker = (*kube.Backend)(nil)
 	_ gateway.Meter   = (*kube.Backend)(nil)
 
+	_ kube.Observer = (*observe.Observer)(nil)
+
 	_ gateway.Rememberer = (*kube.Backend)(nil)
 
 	_ proxy.Resolver = (*kube.Backend)(nil)
@@ -48,21 +47,42 @@ type process struct {
 	cfg      config
 	log      *slog.Logger
 	cluster  *cluster
+	observer *observe.Observer
 	access   auth.Current
 	identity atomic.Pointer[channel.Identity]
 	backend  atomic.Pointer[kube.Backend]
 }
 
 func run(cfg config, log *slog.Logger) error {
-	cluster, err := connect(cfg, log)
+	var group boot.Group
+	if cfg.OTLPEndpoint != "" {
+		traces, err := trace.Export(context.Background(), "gateway", cfg.OTLPEndpoint, log)
+		if err != nil {
+			return err
+		}
+		group.Add("traces", traces)
+	}
+	registry := boot.Registry("gateway")
+	p, err := newProcess(cfg, log, registry)
 	if err != nil {
 		return err
 	}
-	p := &process{cfg: cfg, log: log, cluster: cluster}
-	var group boot.Group
-	group.Add("metrics", boot.Metrics(cfg.MetricsAddr, boot.Registry("gateway"), p.ready))
+	group.Add("metrics", boot.Metrics(cfg.MetricsAddr, registry, p.ready))
 	group.Add("gateway", p.serve)
 	return group.Run()
+}
+
+func newProcess(cfg config, log *slog.Logger, registry prometheus.Registerer) (*process, error) {
+	cluster, err := connect(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	observer, err := observe.New(registry)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{cfg: cfg, log: log, cluster: cluster, observer: observer}
+	return p, registry.Register(observe.Pools(p.templates))
 }
 
 // ready says what is missing before requests can be served.
@@ -122,7 +142,7 @@ func (p *process) handle(ctx, life context.Context, work *errgroup.Group) error 
 	backend, err := kube.New(ctx, kube.Config{
 		Client: p.cluster.client, Cache: p.cluster.cache, Namespaces: p.cfg.Namespaces, ReleaseNamespace: p.cfg.ReleaseNamespace,
 		Keys: keys, Fitter: fitter, Checks: drivers, EnvdVersion: envd.Version, Cold: p.cfg.Cold, Warm: p.cfg.Warm,
-		Lease: p.cfg.Limits.Create + 2*p.cfg.Limits.Undo + time.Minute, Request: gateway.RequestID, Log: p.log,
+		Lease: p.cfg.Limits.Create + 2*p.cfg.Limits.Undo + time.Minute, Request: gateway.RequestID, Observer: p.observer, Log: p.log,
 	})
 	if err != nil {
 		return err
@@ -139,40 +159,6 @@ func (p *process) handle(ctx, life context.Context, work *errgroup.Group) error 
 	}
 	p.log.Info("serving", "address", listener.Addr().String(), "namespaces", p.cfg.Namespaces)
 	return errors.Join(boot.Serve(ctx, server, listener, p.cfg.Drain), closer())
-}
-
-func (p *process) server(backend *kube.Backend, drivers []string) (*http.Server, func() error, error) {
-	reader, err := kube.NewReader(p.cluster.cache, p.cluster.client, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	policy := mount.DefaultPolicy()
-	policy.Drivers = drivers
-	service, err := gateway.New(gateway.Config{Backend: backend, Reader: reader, Policy: policy, Limits: p.cfg.Limits, Logger: p.log})
-	if err != nil {
-		return nil, nil, err
-	}
-	api, err := e2b.New(service, &p.access, e2b.Config{Domain: p.cfg.Domain, Logger: p.log})
-	if err != nil {
-		return nil, nil, err
-	}
-	data, err := proxy.New(proxy.Config{
-		Resolver: backend, Sandboxes: backend, Domains: domains(p.cfg.Domain), TrustedHosts: p.cfg.TrustedHosts,
-		MaxRequests: p.cfg.MaxRequests, Log: p.log,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return proxy.Server(data.Or(api), p.log), data.Close, nil
-}
-
-// checks are what the agents' drivers refuse without touching any storage.
-func checks(hostPaths []string, log *slog.Logger) map[string]kube.Check {
-	return map[string]kube.Check{
-		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
-		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
-		mount.DriverOSS:      oss.New(oss.Config{Logger: log}).Check,
-	}
 }
 
 // keyPause is between two looks for the installation's keys.
@@ -199,13 +185,11 @@ func (p *process) awaitKeys(ctx context.Context) (keyring.Keys, error) {
 	}
 }
 
-func domains(domain string) []string {
-	if domain == "" {
-		return []string{"localhost"}
+// templates are the pools, none before they are known.
+func (p *process) templates(ctx context.Context) ([]warmpool.Template, error) {
+	backend := p.backend.Load()
+	if backend == nil {
+		return nil, errors.New("not serving yet")
 	}
-	host, _, err := net.SplitHostPort(domain)
-	if err != nil {
-		host = domain
-	}
-	return []string{host, "localhost"}
+	return backend.Templates(ctx)
 }
