@@ -146,3 +146,14 @@ func Named(t *testing.T, c client.Client, name string) {
 		require.NoError(t, err)
 	}
 }
+
+// Kubeconfig is a file with which another process gets to the API server that Start has returned.
+func Kubeconfig(t *testing.T) string {
+	t.Helper()
+	server.Lock()
+	defer server.Unlock()
+	require.NotNil(t, server.env, "call Start first")
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(path, server.env.KubeConfig, 0o600))
+	return path
+}
