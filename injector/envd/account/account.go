@@ -40,15 +40,21 @@ type Directory struct {
 	DefaultDir func() string
 }
 
-// Lookup finds a user by name; the empty name is the default user.
+// Lookup finds a user by name; the empty name is the default user. Images that were not made for E2B have no such user: there it is who
+// the daemon, like the rest of the container, runs as.
 func (d *Directory) Lookup(name string) (Account, error) {
 	if d.Self != nil {
 		return d.self(name)
 	}
-	if name == "" {
+	byDefault := name == ""
+	if byDefault {
 		name = d.DefaultUser()
 	}
 	u, err := user.Lookup(name)
+	var unknown user.UnknownUserError
+	if byDefault && errors.As(err, &unknown) {
+		return Current(os.Getuid(), os.Getgid()), nil
+	}
 	if err != nil {
 		return Account{}, fmt.Errorf("looking up user '%s': %w: %w", name, ErrUnknown, err)
 	}

@@ -121,3 +121,12 @@ func FuzzBasicUser(f *testing.F) {
 		require.NotContains(t, basicUser(header), ":")
 	})
 }
+
+func TestAnImageWithoutTheDefaultUserActsAsItsOwn(t *testing.T) {
+	d := &Directory{DefaultUser: func() string { return "nobody-has-this-name" }}
+	a, err := d.Lookup("")
+	require.NoError(t, err)
+	require.Equal(t, os.Getuid(), a.UID)
+	_, err = d.Lookup("nobody-has-this-name")
+	require.ErrorIs(t, err, ErrUnknown, "one that was asked for by name is missing")
+}
