@@ -130,13 +130,10 @@ func changed(x *v1alpha1.SandboxSet) time.Time {
 	return at
 }
 
-// filling are the reasons of a pool that is not full and will be: no sign of trouble.
-var filling = []string{"", "Filling", "Scaling", "Updating", "Progressing"}
-
 // failing says why a pool cannot be filled, empty when it can.
 func failing(x *v1alpha1.SandboxSet) string {
 	c := meta.FindStatusCondition(x.Status.Conditions, v1alpha1.ConditionFilled)
-	if c == nil || c.Status != metav1.ConditionFalse || slices.Contains(filling, c.Reason) {
+	if c == nil || c.Status != metav1.ConditionFalse || c.Reason == v1alpha1.ReasonFilling || c.Reason == v1alpha1.ReasonUpdating {
 		return ""
 	}
 	return cmp.Or(c.Message, c.Reason)

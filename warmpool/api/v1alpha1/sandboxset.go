@@ -173,6 +173,13 @@ const (
 	ConditionInjectionConfigured = "InjectionConfigured"
 )
 
+// Reasons of a condition Filled that is False without anything being wrong: a claim that finds no stock is worth its wait. With any
+// other reason it is refused at once, with the condition's message.
+const (
+	ReasonFilling  = "Filling"  // stock is in the making
+	ReasonUpdating = "Updating" // stale stock is being replaced
+)
+
 // SandboxSetList is a list of SandboxSets.
 //
 // +kubebuilder:object:root=true
