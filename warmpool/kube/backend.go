@@ -126,6 +126,7 @@ type Backend struct {
 	synced  atomic.Bool
 	handles []toolscache.ResourceEventHandlerRegistration
 	work    sync.WaitGroup // of what outlives a request
+	stopped chan struct{}  // closed when Run ends
 }
 
 // New makes a Backend and registers it with the cache, which may be started before or after. Run makes it usable.
@@ -134,8 +135,8 @@ func New(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{
-		cfg: cfg, shelf: newShelf(cfg.Clock.Now), sets: newSets(cfg.Log), unknown: newUnknown(cfg.Clock),
-		live: rate.NewLimiter(liveRate, liveBurst), cold: make(chan struct{}, max(cfg.Cold, 0)),
+		cfg: cfg, shelf: newShelf(cfg.Clock.Now), sets: newSets(cfg.Log), unknown: newUnknown(cfg.Clock), starts: starts{now: cfg.Clock.Now, mine: map[warmpool.ID]*begun{}},
+		live: rate.NewLimiter(liveRate, liveBurst), cold: make(chan struct{}, max(cfg.Cold, 0)), stopped: make(chan struct{}),
 	}
 	b.warmer = newWarmer(max(cfg.Warm, 0), cfg.Fitter)
 	b.shelf.ready = b.warmer.add
@@ -167,6 +168,7 @@ const (
 // Run keeps the replica's view until ctx ends, and waits for what is still being tidied up then.
 func (b *Backend) Run(ctx context.Context) error {
 	defer b.work.Wait()
+	defer close(b.stopped)
 	b.work.Go(func() { b.warmer.run(ctx) })
 	ticker := b.cfg.Clock.NewTicker(tick)
 	defer ticker.Stop()
@@ -196,7 +198,7 @@ func (b *Backend) tidy(ctx context.Context, now time.Time) {
 		return client.IgnoreNotFound(err) != nil || err == nil
 	})
 	b.unknown.tidy()
-	b.starts.tidy(func(id warmpool.ID) bool {
+	b.starts.tidy(now.Add(-forgetAfter), func(id warmpool.ID) bool {
 		sb, _ := b.shelf.find(id)
 		return sb != nil && !ended(sb, now)
 	})

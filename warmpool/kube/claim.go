@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -73,12 +74,11 @@ func (b *Backend) obtain(ctx context.Context, set *set, o order) (*v1alpha1.Sand
 	var (
 		ready <-chan made
 		cold  bool
-		ended error // of the cold one
 	)
 	for {
 		if place > 0 && !cold {
 			if reason := set.template.Reason; reason != "" {
-				return nil, kindCold, unfillable(set, reason)
+				return nil, kindWarm, unfillable(set, reason)
 			}
 			if place > set.refill() {
 				ready, cold = b.makeCold(within, set, o), true
@@ -93,18 +93,15 @@ func (b *Backend) obtain(ctx context.Context, set *set, o order) (*v1alpha1.Sand
 			b.cfg.Observer.Conflict(set.Name)
 			place = w.want()
 		case m := <-ready:
-			if m.err == nil {
-				return m.sb, kindCold, nil
+			if m.err == nil || ctx.Err() == nil {
+				return m.sb, kindCold, m.err // the next one would fail too, and stock of the same template is no likelier
 			}
-			ready, ended = nil, m.err
-			if ctx.Err() == nil && errors.Is(m.err, errFailed) {
-				return nil, kindCold, m.err // the next one would fail too, and stock of the same template is no likelier
-			}
+			ready = nil
 		case <-ctx.Done():
 			if latest := b.sets.of(set.pool()); latest != nil && latest.template.Reason != "" {
 				return nil, kindWarm, unfillable(set, latest.template.Reason)
 			}
-			return nil, kindWarm, exhausted(set, errors.Join(ctx.Err(), ended))
+			return nil, kindWarm, exhausted(set, ctx.Err())
 		}
 	}
 }
@@ -138,7 +135,7 @@ func (b *Backend) take(ctx context.Context, got candidate, o order) (*v1alpha1.S
 		return nil, unwritable(err)
 	}
 	// The answer is lost; the write may have come through.
-	b.work.Go(func() { b.settle(context.WithoutCancel(ctx), got, o.nonce) })
+	b.work.Go(func() { b.settle(got, o.nonce) })
 	return nil, unwritable(err)
 }
 
@@ -190,8 +187,8 @@ func (b *Backend) claim(id warmpool.ID, o order) (*v1alpha1.Claim, error) {
 }
 
 // settle finds out what became of a claim whose answer was lost. A sandbox that was claimed for nobody is ended.
-func (b *Backend) settle(ctx context.Context, got candidate, nonce string) {
-	ctx, cancel := context.WithTimeout(ctx, 2*undo)
+func (b *Backend) settle(got candidate, nonce string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*undo)
 	defer cancel()
 	ticker := b.cfg.Clock.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -214,16 +211,23 @@ func (b *Backend) settle(ctx context.Context, got candidate, nonce string) {
 		}
 		select {
 		case <-ticker.C():
+			continue
 		case <-ctx.Done():
-			b.shelf.back(got, true)
-			b.cfg.Log.Error("a claim's answer was lost and nothing could be learned of it; its deadline ends the sandbox", "sandbox", idOf(got.sb), "error", err)
-			return
+		case <-b.stopped:
 		}
+		// If the write came through, the next try of this candidate meets a conflict.
+		b.shelf.back(got, false)
+		b.cfg.Log.Error("a claim's answer was lost and nothing could be learned of it; its deadline ends the sandbox", "sandbox", idOf(got.sb), "error", err)
+		return
 	}
 }
 
 // refused says whether the API server has certainly not done what it was asked.
 func refused(err error) bool {
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" { // there was no connection to ask on
+		return true
+	}
 	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) ||
 		apierrors.IsTooManyRequests(err) || apierrors.IsRequestEntityTooLargeError(err)
 }

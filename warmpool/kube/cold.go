@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -115,7 +116,7 @@ func (b *Backend) coldObject(ctx context.Context, set *set, o order) (*v1alpha1.
 func nameOf(set string, id warmpool.ID) string {
 	const most = 63 - 1 - 10
 	if len(set) > most {
-		set = set[:most]
+		set = strings.TrimRight(set[:most], "-.")
 	}
 	return set + "-" + string(id[1:11])
 }

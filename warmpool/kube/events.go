@@ -34,8 +34,13 @@ func (e sandboxEvents) OnDelete(obj any) {
 }
 
 func (e sandboxEvents) put(obj any) {
-	if sb, ok := obj.(*v1alpha1.Sandbox); ok {
-		e.b.shelf.put(sb, true)
+	sb, ok := obj.(*v1alpha1.Sandbox)
+	if !ok {
+		return
+	}
+	e.b.shelf.put(sb, true)
+	if sb.Spec.Claim != nil && !e.b.starts.has(idOf(sb)) {
+		e.b.cfg.Fitter.Drop(sb) // somebody else's: the connection that was made ahead is of no use
 	}
 }
 

@@ -102,7 +102,7 @@ func (b *Backend) readByLabel(ctx context.Context, id warmpool.ID) (*v1alpha1.Sa
 			return nil, fmt.Errorf("look for sandbox %s in %s: %w", id, ns, err)
 		}
 		for i := range list.Items {
-			if sb := &list.Items[i]; found == nil || older(sb, found) {
+			if sb := &list.Items[i]; found == nil || earlier(sb, found) {
 				sb.ManagedFields = nil
 				found = sb
 			}
@@ -177,11 +177,19 @@ func (b *Backend) patchEnd(ctx context.Context, sb *v1alpha1.Sandbox, at metav1.
 		return nil, err
 	}
 	moved := &v1alpha1.Sandbox{ObjectMeta: metav1.ObjectMeta{Namespace: sb.Namespace, Name: sb.Name}}
-	switch err := b.cfg.Client.Patch(ctx, moved, client.RawPatch(types.MergePatchType, body)); {
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err) && version == "":
+	for range tries {
+		err = b.cfg.Client.Patch(ctx, moved, client.RawPatch(types.MergePatchType, body))
+		if version != "" || !apierrors.IsConflict(err) { // without a version the store only gives up when many write at once
+			break
+		}
+	}
+	switch {
+	case apierrors.IsNotFound(err):
 		return nil, notFound(idOf(sb))
-	case apierrors.IsConflict(err):
+	case apierrors.IsConflict(err) && version != "":
 		return nil, errTaken
+	case apierrors.IsConflict(err): // another object by now has its name
+		return nil, notFound(idOf(sb))
 	case err != nil:
 		return nil, unwritable(err)
 	}

@@ -87,7 +87,7 @@ func (b *Backend) known(ctx context.Context, digest, request string) (warmpool.R
 	if err != nil {
 		return warmpool.Record{}, unwritable(err)
 	}
-	age := b.cfg.Clock.Since(begun(cm))
+	age := b.cfg.Clock.Since(recorded(cm))
 	switch {
 	case age >= recordLife:
 		if err := b.cfg.Client.Delete(ctx, cm, exactly(cm)...); client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) {
@@ -162,8 +162,8 @@ func exactly(o client.Object) []client.DeleteOption {
 	return []client.DeleteOption{client.Preconditions{UID: &uid, ResourceVersion: &version}}
 }
 
-// begun is when a record's request began.
-func begun(cm *corev1.ConfigMap) time.Time {
+// recorded is when a record's request began.
+func recorded(cm *corev1.ConfigMap) time.Time {
 	if at, err := time.Parse(time.RFC3339Nano, cm.Annotations[recordTime]); err == nil {
 		return at
 	}
@@ -217,7 +217,7 @@ func (r Records) Sweep(ctx context.Context) (int, error) {
 	n := 0
 	for i := range list.Items {
 		cm := &list.Items[i]
-		if now().Sub(begun(cm)) < recordLife {
+		if now().Sub(recorded(cm)) < recordLife {
 			continue
 		}
 		if err := r.Client.Delete(ctx, cm, exactly(cm)...); client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) {

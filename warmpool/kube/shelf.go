@@ -101,8 +101,8 @@ func (s *shelf) drop(uid types.UID) {
 // link makes e found. Called with the lock held.
 func (s *shelf) link(e *entry) {
 	s.byUID[e.sb.UID] = e
-	// Of two with the same ID, one of which somebody has made up, the older is the one that was handed out.
-	if other := s.byID[e.id]; e.id != "" && (other == nil || older(e.sb, other.sb)) {
+	// Of two with the same ID somebody has made one up: it is the one that is not claimed, or the younger.
+	if other := s.byID[e.id]; e.id != "" && (other == nil || earlier(e.sb, other.sb)) {
 		s.byID[e.id] = e
 	}
 	if claim := e.sb.Spec.Claim; claim != nil {
@@ -230,8 +230,11 @@ func later(a, b *v1alpha1.Sandbox) bool {
 	return err != nil || order > 0 // a store with other versions: what comes last counts
 }
 
-// older says whether a was made before b.
-func older(a, b *v1alpha1.Sandbox) bool {
+// earlier says whether a is the one of two with one ID that may bear it.
+func earlier(a, b *v1alpha1.Sandbox) bool {
+	if (a.Spec.Claim == nil) != (b.Spec.Claim == nil) {
+		return a.Spec.Claim != nil
+	}
 	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
 		return a.CreationTimestamp.Before(&b.CreationTimestamp)
 	}

@@ -28,7 +28,7 @@ func (b *Backend) Start(ctx context.Context, id warmpool.ID, st warmpool.Start) 
 	if !b.starts.begin(id, cancel) {
 		return warmpool.Sandbox{}, warmpool.Errorf(warmpool.Conflict, "sandbox %s has been started already", id)
 	}
-	defer b.cfg.Fitter.Drop(sb) // nobody publishes from here any more
+	defer b.work.Go(func() { b.cfg.Fitter.Drop(sb) }) // nobody publishes from here any more
 	err = b.fit(ctx, sb, st)
 	if err == nil {
 		sb, err = b.handOver(ctx, sb)

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
@@ -11,35 +12,39 @@ import (
 // claim and the answer nothing is written. To all others a claimed sandbox is a running one, and none of them is asked for it,
 // since its ID is told with the answer.
 type starts struct {
+	now func() time.Time
+
 	mu   sync.Mutex
-	mine map[warmpool.ID]context.CancelFunc // nil until Start begins
+	mine map[warmpool.ID]*begun
+}
+
+// begun is a sandbox between its claim and the answer.
+type begun struct {
+	at     time.Time
+	cancel context.CancelFunc // nil until Start begins
 }
 
 func (s *starts) add(id warmpool.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mine == nil {
-		s.mine = map[warmpool.ID]context.CancelFunc{}
-	}
-	s.mine[id] = nil
+	s.mine[id] = &begun{at: s.now()}
 }
 
 func (s *starts) has(id warmpool.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.mine[id]
-	return ok
+	return s.mine[id] != nil
 }
 
 // begin says whether the caller is the one that starts the sandbox.
 func (s *starts) begin(id warmpool.ID, cancel context.CancelFunc) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	under, ok := s.mine[id]
-	if !ok || under != nil {
+	b := s.mine[id]
+	if b == nil || b.cancel != nil {
 		return false
 	}
-	s.mine[id] = cancel
+	b.cancel = cancel
 	return true
 }
 
@@ -47,20 +52,22 @@ func (s *starts) begin(id warmpool.ID, cancel context.CancelFunc) bool {
 func (s *starts) drop(id warmpool.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cancel, ok := s.mine[id]
+	b := s.mine[id]
 	delete(s.mine, id)
-	if cancel != nil {
-		cancel()
+	if b != nil && b.cancel != nil {
+		b.cancel()
 	}
-	return ok
+	return b != nil
 }
 
-// tidy forgets those that nobody has ever started.
-func (s *starts) tidy(alive func(warmpool.ID) bool) {
+// tidy forgets those that nobody has ever started and that are no more.
+func (s *starts) tidy(before time.Time, alive func(warmpool.ID) bool) {
 	s.mu.Lock()
 	var doubtful []warmpool.ID
-	for id := range s.mine {
-		doubtful = append(doubtful, id)
+	for id, b := range s.mine {
+		if b.at.Before(before) {
+			doubtful = append(doubtful, id)
+		}
 	}
 	s.mu.Unlock()
 	for _, id := range doubtful {

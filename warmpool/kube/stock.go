@@ -136,7 +136,7 @@ func (w *waiter) leave() {
 
 // offer gives stock to whoever waits longest, else puts it on the pile. Called with the lock held.
 func (s *shelf) offer(e *entry) {
-	if e.sb == nil || e.taking || e.pile != nil || !isStock(e.sb) {
+	if e.sb == nil || e.taking || e.pile != nil || !isStock(e.sb) || s.byID[e.id] != e { // an ID is handed out once
 		return
 	}
 	p := s.pileOf(setOf(e.sb))
