@@ -62,7 +62,7 @@ func (b *Backend) Usage(ctx context.Context, id warmpool.ID) ([]warmpool.Usage, 
 	u, err := b.cfg.Fitter.Usage(ctx, sb)
 	if err != nil {
 		b.cfg.Log.Debug("no metrics of a sandbox", "sandbox", id, "error", err)
-		return nil, nil //nolint:nilerr // there is nothing to tell now; a daemon may be restarting
+		return nil, nil // there is nothing to tell now; the daemon may be restarting
 	}
 	return []warmpool.Usage{u}, nil
 }

@@ -60,7 +60,7 @@ func Main(m *testing.M) int {
 // Start returns the way to the API server, as its administrator. It skips the test where KUBE_ASSETS names no programs.
 func Start(t *testing.T) *rest.Config {
 	t.Helper()
-	dir := os.Getenv(assets)
+	dir := os.Getenv(assets) //nolint:forbidigo // a package for tests has no main to read it
 	if dir == "" {
 		t.Skip(assets + " is not set: it names the directory with etcd and kube-apiserver, which this test needs")
 	}
