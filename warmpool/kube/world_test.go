@@ -54,7 +54,8 @@ type world struct {
 	outcome atomic.Pointer[func(*v1alpha1.Sandbox)]         // changes the status that a sandbox gets
 	handler atomic.Pointer[func(http.Handler) http.Handler] // wraps daemons made from now on
 
-	freeze func() // stops the informer of a frozen replica
+	served func(sb *v1alpha1.Sandbox, ip string) // called for each new pod; set before there are any
+	freeze func()                                // stops the informer of a frozen replica
 
 	mu      sync.Mutex
 	daemons map[types.UID]*daemon
@@ -180,6 +181,9 @@ func (w *world) makeReady(ctx context.Context, sb *v1alpha1.Sandbox) {
 	if d == nil {
 		d = w.serve(sb)
 		w.daemons[sb.UID] = d
+		if w.served != nil {
+			w.served(sb, d.ip)
+		}
 	}
 	w.ready++
 	w.setStatus(ctx, sb, func(s *v1alpha1.Sandbox) {
