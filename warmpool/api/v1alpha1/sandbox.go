@@ -192,6 +192,13 @@ type SandboxStatus struct {
 	// SandboxIP is the pod's address.
 	// +optional
 	SandboxIP string `json:"sandboxIp,omitempty"`
+	// StartedContainer is the runtime's ID of the container that was last fitted out. Another one in the pod means that the container
+	// has restarted: its daemon and its volumes are fitted out again.
+	// +optional
+	StartedContainer string `json:"startedContainer,omitempty"`
+	// IdentityRenewal is when the certificate of the pod's agent is renewed next.
+	// +optional
+	IdentityRenewal *metav1.Time `json:"identityRenewal,omitempty"`
 	// Mounts is what is known of each of spec.mounts, and of those that are still being taken away.
 	// +optional
 	// +listType=map
@@ -209,6 +216,10 @@ type SandboxStatus struct {
 
 // ConditionReady of a Sandbox says whether it can be claimed or used now.
 const ConditionReady = "Ready"
+
+// ReasonStarting of a condition Ready that is False: the sandbox is in the making and nothing is wrong with it. Every other reason says
+// what is.
+const ReasonStarting = "Starting"
 
 // PodInfo is what others need of a sandbox's pod.
 type PodInfo struct {

@@ -422,6 +422,10 @@ func (in *SandboxSpec) DeepCopy() *SandboxSpec {
 func (in *SandboxStatus) DeepCopyInto(out *SandboxStatus) {
 	*out = *in
 	in.PodInfo.DeepCopyInto(&out.PodInfo)
+	if in.IdentityRenewal != nil {
+		in, out := &in.IdentityRenewal, &out.IdentityRenewal
+		*out = (*in).DeepCopy()
+	}
 	if in.Mounts != nil {
 		in, out := &in.Mounts, &out.Mounts
 		*out = make([]MountStatus, len(*in))
