@@ -1,0 +1,94 @@
+package channel
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+)
+
+// call does one call and gives its error a kind.
+func (a *Agent) call(ctx context.Context, do func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error) error {
+	conn, err := a.connect()
+	if err != nil {
+		return err
+	}
+	if id := a.pool.cfg.Request(ctx); id != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, requestKey, id)
+	}
+	var trailer metadata.MD
+	err = do(ctx, conn, grpc.Trailer(&trailer))
+	return fromStatus(ctx, err, len(trailer.Get(toldKey)) > 0)
+}
+
+// State asks the agent what it is. ErrTooOld for one that this version cannot speak to, ErrUnreachable.
+func (a *Agent) State(ctx context.Context) (State, error) {
+	var s State
+	err := a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
+		info, err := csi.NewIdentityClient(conn).GetPluginInfo(ctx, &csi.GetPluginInfoRequest{}, opt)
+		s = stateOf(info.GetVendorVersion(), info.GetManifest())
+		return err
+	})
+	if err != nil {
+		return State{}, err
+	}
+	if s.Protocol < Protocol {
+		return s, fmt.Errorf("%w (it is version %q)", ErrTooOld, s.Version)
+	}
+	a.mu.Lock()
+	a.admitted = true
+	a.mu.Unlock()
+	return s, nil
+}
+
+// admit makes sure, once, that the agent understands this version.
+func (a *Agent) admit(ctx context.Context) error {
+	a.mu.Lock()
+	known := a.admitted
+	a.mu.Unlock()
+	if known {
+		return nil
+	}
+	_, err := a.State(ctx)
+	return err
+}
+
+// Publish mounts m's volume into the sandbox. The same again is no error. Errors wrap mount's kinds and node.ErrConflict, whose texts
+// are for callers, or ErrUnreachable, ErrNotReady or ErrTooOld.
+func (a *Agent) Publish(ctx context.Context, m mount.Mount) error {
+	if err := a.admit(ctx); err != nil {
+		return err
+	}
+	return a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
+		_, err := csi.NewNodeClient(conn).NodePublishVolume(ctx, node.PublishRequest(m), opt)
+		return err
+	})
+}
+
+// Unpublish takes the volume away from its target, in every container that has it there. One that is not there is no error;
+// node.ErrDataLoss says that it is gone and its last writes may be missing.
+func (a *Agent) Unpublish(ctx context.Context, handle, target string) error {
+	return a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
+		_, err := csi.NewNodeClient(conn).NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: handle, TargetPath: target}, opt)
+		return err
+	})
+}
+
+// Health looks at a published volume: the message says what is wrong with it, empty when it can be read. mount.ErrNotFound for one
+// that is not published.
+func (a *Agent) Health(ctx context.Context, handle, target string) (string, error) {
+	var message string
+	err := a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
+		r, err := csi.NewNodeClient(conn).NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: handle, VolumePublishPath: target}, opt)
+		for _, s := range r.GetVolumeHealth().GetHealthStatuses() {
+			message = s.GetMessage()
+		}
+		return err
+	})
+	return message, err
+}

@@ -1,0 +1,77 @@
+package channel
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// toldKey marks answers of the agent itself, so that its "unavailable" is not taken for the connection's.
+const toldKey = "x-sandgate-agent"
+
+// intercept marks the answer, puts the request's ID into the context, and refuses publishes that have nowhere to go.
+func (s *Server) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	_ = grpc.SetTrailer(ctx, metadata.Pairs(toldKey, "1")) // fails only without a stream
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		if ids := md.Get(requestKey); len(ids) == 1 && len(ids[0]) <= 64 {
+			ctx = context.WithValue(ctx, requestIn{}, ids[0])
+		}
+	}
+	if _, publish := req.(*csi.NodePublishVolumeRequest); publish && !s.cfg.HandedOver() {
+		return nil, status.Error(codes.FailedPrecondition, ErrNotReady.Error())
+	}
+	return next(ctx, req)
+}
+
+type requestIn struct{}
+
+// Named is h with the ID of the request that a call is part of in every record.
+func Named(h slog.Handler) slog.Handler { return named{h} }
+
+type named struct{ slog.Handler }
+
+func (n named) Handle(ctx context.Context, r slog.Record) error {
+	if id, ok := ctx.Value(requestIn{}).(string); ok {
+		r.AddAttrs(slog.String("request", id))
+	}
+	return n.Handler.Handle(ctx, r)
+}
+
+func (n named) WithAttrs(attrs []slog.Attr) slog.Handler { return named{n.Handler.WithAttrs(attrs)} }
+func (n named) WithGroup(name string) slog.Handler       { return named{n.Handler.WithGroup(name)} }
+
+// identityServer tells what the agent is.
+type identityServer struct {
+	csi.UnimplementedIdentityServer
+
+	version    string
+	handedOver func() bool
+}
+
+// GetPluginInfo tells version, protocol and whether the namespace is here.
+func (i identityServer) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
+	state := waiting
+	if i.handedOver() {
+		state = handedOver
+	}
+	return &csi.GetPluginInfoResponse{Name: agentName, VendorVersion: i.version, Manifest: map[string]string{
+		manifestProtocol: strconv.Itoa(Protocol), manifestHandover: state,
+	}}, nil
+}
+
+// GetPluginCapabilities tells that there is no controller.
+func (i identityServer) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
+	return &csi.GetPluginCapabilitiesResponse{}, nil
+}
+
+// Probe says whether volumes can be published.
+func (i identityServer) Probe(context.Context, *csi.ProbeRequest) (*csi.ProbeResponse, error) {
+	return &csi.ProbeResponse{Ready: wrapperspb.Bool(i.handedOver())}, nil
+}

@@ -1,0 +1,253 @@
+package channel
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// ServerConfig is what a Server needs; every field is required.
+type ServerConfig struct {
+	// Identity is the agent's, as it is now: it is asked for each connection, so that a renewed one is used without a restart.
+	Identity func() (Identity, error)
+	// Node does the work.
+	Node csi.NodeServer
+	// Version of the agent, for whoever asks.
+	Version string
+	// HandedOver says whether the sandbox's mount namespace is here.
+	HandedOver func() bool
+	Log        *slog.Logger
+}
+
+// Server is the agent's end: one TLS port. Who shows a certificate of a client of ours speaks gRPC; everybody else, the kubelet above
+// all, gets /livez and /readyz and nothing more.
+type Server struct {
+	cfg    ServerConfig
+	grpc   *grpc.Server
+	probes *http.Server
+
+	mu     sync.Mutex
+	cached *tls.Config
+	of     string // the certificate that cached was made of
+}
+
+// Bounds on what strangers can take up.
+const (
+	handshakeTime = 5 * time.Second
+	handshakes    = 128 // under way at once
+	maxMessage    = 1 << 20
+	maxStreams    = 64
+)
+
+// NewServer makes a server; Serve runs it.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if cfg.Identity == nil || cfg.Node == nil || cfg.HandedOver == nil || cfg.Log == nil || cfg.Version == "" {
+		return nil, errors.New("channel: Identity, Node, Version, HandedOver and Log are needed")
+	}
+	s := &Server{cfg: cfg}
+	s.grpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
+		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10), grpc.SharedWriteBuffer(true),
+		grpc.ConnectionTimeout(handshakeTime), grpc.UnaryInterceptor(s.intercept),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Minute, PermitWithoutStream: true}),
+	)
+	csi.RegisterIdentityServer(s.grpc, identityServer{version: cfg.Version, handedOver: cfg.HandedOver})
+	csi.RegisterNodeServer(s.grpc, cfg.Node)
+	s.probes = &http.Server{
+		Handler: s.probe(), ReadTimeout: handshakeTime, WriteTimeout: handshakeTime, IdleTimeout: handshakeTime, MaxHeaderBytes: 4 << 10,
+		ErrorLog: log.New(discard{}, "", 0),
+	}
+	s.probes.SetKeepAlivesEnabled(false)
+	return s, nil
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// Serve serves l until ctx ends; calls under way have ended when it returns.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	ours, strangers := newQueue(l.Addr()), newQueue(l.Addr())
+	var group errgroup.Group
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group.Go(func() error { return s.grpc.Serve(ours) })
+	group.Go(func() error {
+		if err := s.probes.Serve(strangers); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		err := errors.Join(l.Close(), s.probes.Close())
+		s.grpc.Stop()
+		return err
+	})
+	err := s.accept(ctx, l, ours, strangers)
+	cancel()
+	return errors.Join(err, group.Wait())
+}
+
+// accept sorts connections by what they can show.
+func (s *Server) accept(ctx context.Context, l net.Listener, ours, strangers *queue) error {
+	var hands sync.WaitGroup
+	defer hands.Wait()
+	free := make(chan struct{}, handshakes)
+	for {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				_ = c.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("channel: %w", err)
+		}
+		select {
+		case free <- struct{}{}:
+			hands.Go(func() {
+				defer func() { <-free }()
+				s.greet(ctx, c, ours, strangers)
+			})
+		default:
+			_ = c.Close()
+		}
+	}
+}
+
+// greet does the handshake and passes the connection on.
+func (s *Server) greet(ctx context.Context, raw net.Conn, ours, strangers *queue) {
+	within, cancel := context.WithTimeout(ctx, handshakeTime)
+	defer cancel()
+	c := tls.Server(raw, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: s.config})
+	if err := c.HandshakeContext(within); err != nil {
+		s.cfg.Log.DebugContext(ctx, "handshake", "error", err)
+		_ = raw.Close()
+		return
+	}
+	to := strangers
+	if state := c.ConnectionState(); state.NegotiatedProtocol == "h2" {
+		if !client(state) {
+			_ = raw.Close()
+			return
+		}
+		to = ours
+	}
+	if !to.put(ctx, c) {
+		_ = raw.Close()
+	}
+}
+
+// client says whether the other side has proved to be a client of ours.
+func client(state tls.ConnectionState) bool {
+	if len(state.VerifiedChains) == 0 || len(state.PeerCertificates) == 0 {
+		return false
+	}
+	name := state.PeerCertificates[0].Subject.CommonName
+	return name == Gateway || name == Controller
+}
+
+// config is what the identity of now asks of a connection.
+func (s *Server) config(*tls.ClientHelloInfo) (*tls.Config, error) {
+	id, err := s.cfg.Identity()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cached != nil && s.of == string(id.Cert) {
+		return s.cached, nil
+	}
+	pair, pool, err := id.tls()
+	if err != nil {
+		return nil, err
+	}
+	s.of = string(id.Cert)
+	s.cached = &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"},
+		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, SessionTicketsDisabled: true,
+		VerifyConnection: verifyClient,
+	}
+	return s.cached, nil
+}
+
+// verifyClient refuses certificates of ours that are not a client's: an agent's must not open other agents.
+func verifyClient(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) == 0 {
+		return nil
+	}
+	for _, use := range state.PeerCertificates[0].ExtKeyUsage {
+		if use == x509.ExtKeyUsageClientAuth {
+			return nil
+		}
+	}
+	return errors.New("the certificate is no client's")
+}
+
+// probe is all that strangers get.
+func (s *Server) probe() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.cfg.HandedOver() {
+			http.Error(w, ErrNotReady.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	return mux
+}
+
+// queue is a listener whose connections somebody else has accepted.
+type queue struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newQueue(addr net.Addr) *queue {
+	return &queue{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+func (q *queue) put(ctx context.Context, c net.Conn) bool {
+	select {
+	case q.conns <- c:
+		return true
+	case <-q.closed:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// Accept implements net.Listener.
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (q *queue) Close() error {
+	q.once.Do(func() { close(q.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (q *queue) Addr() net.Addr { return q.addr }
