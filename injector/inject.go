@@ -1,0 +1,224 @@
+package injector
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/utils/ptr"
+)
+
+// Values fill the placeholders of runtimes: ${SANDBOX_ID}, ${AGENT_SECRET} and ${INIT_KEY}. None is a secret.
+type Values struct {
+	// SandboxID is the sandbox's ID in the API.
+	SandboxID string
+	// AgentSecret is the name of the Secret with the agent's certificate.
+	AgentSecret string
+	// InitKey is the public key, in base64, by whose holder the daemon lets itself be initialised.
+	InitKey string
+}
+
+var valueGrammar = regexp.MustCompile(`^[A-Za-z0-9+/=._-]*$`)
+
+// fill returns r with the placeholders replaced. The values are of a grammar that cannot end a JSON string.
+func (v Values) fill(r runtime) (out runtime, err error) {
+	for _, value := range []string{v.SandboxID, v.AgentSecret, v.InitKey} {
+		if !valueGrammar.MatchString(value) {
+			return out, errValues
+		}
+	}
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return out, fmt.Errorf("injector: %w", err)
+	}
+	text := strings.NewReplacer("${SANDBOX_ID}", v.SandboxID, "${AGENT_SECRET}", v.AgentSecret, "${INIT_KEY}", v.InitKey).Replace(string(raw))
+	if err := json.Unmarshal([]byte(text), &out); err != nil {
+		return out, fmt.Errorf("injector: %w", err)
+	}
+	return out, nil
+}
+
+// Inject returns a copy of pod with what the runtimes inject. Injecting again changes nothing. The error is Faults with every clash and
+// everything in the template that would break the walls between it and the injected parts.
+func Inject(pod *corev1.Pod, c Config, runtimes []string, v Values) (*corev1.Pod, error) {
+	order, err := c.order(runtimes)
+	if err != nil {
+		return nil, err
+	}
+	if len(pod.Spec.Containers) == 0 {
+		return nil, Faults{"spec.containers: want at least one container; the first is the sandbox"}
+	}
+	i := injection{pod: pod.DeepCopy()}
+	parts := map[string]runtime{}
+	for _, name := range order {
+		if parts[name], err = v.fill(c.runtimes[name]); err != nil {
+			return nil, err
+		}
+		i.parts = append(i.parts, parts[name])
+	}
+	i.safe()
+	for _, name := range order {
+		i.merge(name, parts[name])
+	}
+	i.place(order, parts)
+	i.chain(hooks(order, parts))
+	if err := i.faults.err(); err != nil {
+		return nil, err
+	}
+	return i.pod, nil
+}
+
+// injection is one run of Inject.
+type injection struct {
+	pod    *corev1.Pod
+	parts  []runtime
+	faults Faults
+}
+
+func (i *injection) merge(name string, r runtime) {
+	for _, v := range r.Volumes {
+		i.pod.Spec.Volumes = add(i, i.pod.Spec.Volumes, v, "spec.volumes", name, func(v corev1.Volume) string { return v.Name })
+	}
+	for _, c := range r.Containers {
+		i.pod.Spec.Containers = add(i, i.pod.Spec.Containers, c, "spec.containers", name, containerName)
+	}
+	main := &i.pod.Spec.Containers[0]
+	if m := r.MainContainer; m != nil {
+		for _, e := range m.Env {
+			main.Env = add(i, main.Env, e, "spec.containers[0].env", name, func(e corev1.EnvVar) string { return e.Name })
+		}
+		for _, vm := range m.VolumeMounts {
+			main.VolumeMounts = add(i, main.VolumeMounts, vm, "spec.containers[0].volumeMounts", name, func(vm corev1.VolumeMount) string { return vm.MountPath })
+		}
+	}
+	i.pod.Annotations = i.keys(i.pod.Annotations, r.Annotations, "metadata.annotations", name)
+	i.pod.Labels = i.keys(i.pod.Labels, r.Labels, "metadata.labels", name)
+}
+
+func containerName(c corev1.Container) string { return c.Name }
+
+// add appends item unless the same is there already; another one of its key is a clash.
+func add[T any](i *injection, list []T, item T, path, runtime string, key func(T) string) []T {
+	at := slices.IndexFunc(list, func(have T) bool { return key(have) == key(item) })
+	if at < 0 {
+		return append(list, item)
+	}
+	if !equality.Semantic.DeepEqual(list[at], item) {
+		i.faults.add(fmt.Sprintf("%s[%d]", path, at), "%q is another one than runtime %s injects under that name; rename the template's", key(item), runtime)
+	}
+	return list
+}
+
+func (i *injection) keys(have, more map[string]string, path, runtime string) map[string]string {
+	for k, v := range more {
+		old, there := have[k]
+		if there && old != v {
+			i.faults.add(path+"["+k+"]", "is %q, and runtime %s injects %q", old, runtime, v)
+		}
+		if have == nil {
+			have = map[string]string{}
+		}
+		have[k] = v
+	}
+	return have
+}
+
+// place puts what is injected before the template's own init containers: first those that end, then the sidecars, which are init
+// containers that go on.
+func (i *injection) place(order []string, parts map[string]runtime) {
+	var first []corev1.Container
+	insert := func(c corev1.Container, runtime string) {
+		first = add(i, first, c, "spec.initContainers", runtime, containerName)
+	}
+	for _, name := range order {
+		for _, c := range parts[name].InitContainers {
+			insert(c, name)
+		}
+	}
+	for _, name := range order {
+		for _, c := range sidecars(parts[name]) {
+			insert(c, name)
+		}
+	}
+	rest := i.pod.Spec.InitContainers
+	for _, c := range first {
+		at := slices.IndexFunc(rest, func(have corev1.Container) bool { return have.Name == c.Name })
+		switch {
+		case at < 0:
+		case !equality.Semantic.DeepEqual(rest[at], c):
+			i.faults.add(fmt.Sprintf("spec.initContainers[%d]", at), "%q is the name of an injected container; rename the template's", c.Name)
+		default:
+			rest = slices.Delete(slices.Clone(rest), at, at+1)
+		}
+		if slices.ContainsFunc(i.pod.Spec.Containers, func(have corev1.Container) bool { return have.Name == c.Name }) {
+			i.faults.add("spec.containers", "%q is the name of an injected container; rename the template's", c.Name)
+		}
+	}
+	i.pod.Spec.InitContainers = append(first, rest...)
+}
+
+// sidecars are native ones whatever the configuration says.
+func sidecars(r runtime) []corev1.Container {
+	out := slices.Clone(r.Sidecars)
+	for k := range out {
+		out[k].RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
+	}
+	return out
+}
+
+// hooks are the runtimes' postStart commands: csi first, so that volumes can be attached as early as can be, then the others in order.
+func hooks(order []string, parts map[string]runtime) (out [][]string) {
+	byHook := slices.Clone(order)
+	slices.SortStableFunc(byHook, func(a, b string) int {
+		switch {
+		case a == b:
+			return 0
+		case a == runtimeCSI:
+			return -1
+		case b == runtimeCSI:
+			return 1
+		}
+		return 0
+	})
+	for _, name := range byHook {
+		if m := parts[name].MainContainer; m != nil && m.Lifecycle != nil {
+			out = append(out, m.Lifecycle.PostStart.Exec.Command)
+		}
+	}
+	return out
+}
+
+// chain makes one postStart of the injected commands and the template's own: each runs what follows its "--". No shell is needed, and
+// the template's command keeps its arguments and its exit status.
+func (i *injection) chain(commands [][]string) {
+	if len(commands) == 0 {
+		return
+	}
+	var ours []string
+	for _, c := range commands {
+		if len(ours) > 0 {
+			ours = append(ours, "--")
+		}
+		ours = append(ours, c...)
+	}
+	main := &i.pod.Spec.Containers[0]
+	if main.Lifecycle == nil {
+		main.Lifecycle = &corev1.Lifecycle{}
+	}
+	own := main.Lifecycle.PostStart
+	switch {
+	case own == nil:
+	case own.Exec == nil || len(own.Exec.Command) == 0:
+		i.faults.add("spec.containers[0].lifecycle.postStart", "only an exec command can be chained behind the injected one; make it one")
+		return
+	case slices.Equal(own.Exec.Command, ours), len(own.Exec.Command) > len(ours) && slices.Equal(own.Exec.Command[:len(ours)+1], append(slices.Clone(ours), "--")):
+		return // chained before
+	default:
+		ours = append(append(ours, "--"), own.Exec.Command...)
+	}
+	main.Lifecycle.PostStart = &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: ours}}
+}
