@@ -3,6 +3,9 @@
 // Command starter runs in a sandbox container. It hands the container's mount namespace over to the agent, again whenever the
 // agent restarts, so that volumes can be attached to the running container. With arguments after -- it also starts the
 // container's program, passes signals on to it and ends with its status; as the container's first process it reaps orphans.
+//
+// With -detach it is a postStart command: it leaves a daemon behind, which hands the namespace over or keeps a program running, and
+// then becomes the command after --, another starter -detach perhaps. No shell is needed.
 package main
 
 import (
@@ -29,16 +32,31 @@ func main() {
 	debug.SetGCPercent(20)
 	socket := flag.String("socket", "", "path of the agent's hand-over socket")
 	adopt := flag.Bool("init", false, "reap orphans also when this is not the first process")
+	var d daemon
+	detach := flag.Bool("detach", false, "leave a daemon that does it, and go on with what follows --")
+	flag.StringVar(&d.program, "exec", "", "with -detach: a program that the daemon keeps running")
+	flag.Func("arg", "with -exec: an argument of it; again for each", func(s string) error { d.args = append(d.args, s); return nil })
+	flag.IntVar(&d.await, "await", 0, "with -exec: the local TCP port at which it must answer before -detach goes on")
+	inside := flag.Bool("daemon", false, "be that daemon; for -detach only")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: starter -socket PATH [-init] [-- PROGRAM ARGUMENT...]")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: starter -socket PATH [-init] [-- PROGRAM ARGUMENT...]\n       starter -detach [-socket PATH] [-exec PROGRAM [-arg ARGUMENT]... [-await PORT]] [-- COMMAND ARGUMENT...]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if *socket == "" {
+	d.socket = *socket
+	switch {
+	case *inside:
+		exit(d.run())
+	case *detach && (d.socket != "" || d.program != ""):
+		exit(d.detach(flag.Args()))
+	case *detach, *socket == "":
 		flag.Usage()
 		os.Exit(2)
 	}
-	status, err := run(*socket, *adopt, flag.Args())
+	exit(run(*socket, *adopt, flag.Args()))
+}
+
+func exit(status int, err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "starter:", err)
 	}
@@ -72,7 +90,7 @@ func run(socket string, adopt bool, argv []string) (int, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
-		handover.Keep(ctx, socket, clock.RealClock{})
+		handover.Keep(ctx, socket, clock.RealClock{}, func() {})
 		close(done)
 	}()
 	status := attend(signals, child)

@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -198,4 +200,66 @@ func TestItsProgramInheritsNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, cmd.Wait())
 	require.Equal(t, string(direct), out.String())
+}
+
+// detached runs starter as a postStart command would be run, and returns what it printed once its output has ended.
+func detached(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, starter, args...).CombinedOutput()
+	return string(out), err
+}
+
+func TestADetachedProgramRunsOnAndTheNextCommandIsBecome(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "pid")
+	out, err := detached(t, "-detach", "-exec=/bin/sh", "-arg=-c", "-arg=echo $$ >> "+file+"; exec sleep 300", "--", "sh", "-c", "echo next -- $0; exit 7", "x")
+	var status *exec.ExitError
+	require.ErrorAs(t, err, &status)
+	require.Equal(t, 7, status.ExitCode(), "the status is the next command's: %s", out)
+	require.Equal(t, "next -- x\n", out)
+
+	first := lastPID(t, file, "")
+	require.NoError(t, syscall.Kill(first, syscall.SIGKILL))
+	second := lastPID(t, file, strconv.Itoa(first))
+	require.NotEqual(t, first, second, "a program that dies is started again")
+	parent := parentOf(t, second)
+	require.NoError(t, syscall.Kill(parent, syscall.SIGTERM))
+	require.Eventually(t, func() bool { return syscall.Kill(second, 0) != nil }, 10*time.Second, 5*time.Millisecond, "the daemon takes its program along")
+}
+
+func TestDetachingWaitsForAnAnswerAndTellsWhyThereIsNone(t *testing.T) {
+	out, err := detached(t, "-detach", "-exec=/no/such/program")
+	require.Error(t, err)
+	require.Contains(t, out, "did not begin")
+	require.Contains(t, out, "no such file")
+	out, err = detached(t, "-detach")
+	require.Error(t, err)
+	require.Contains(t, out, "usage:")
+}
+
+// lastPID waits for a line in file that is not other.
+func lastPID(t *testing.T, file, other string) int {
+	t.Helper()
+	var pid int
+	require.Eventually(t, func() bool {
+		text, _ := os.ReadFile(file)
+		lines := strings.Fields(string(text))
+		if len(lines) == 0 || lines[len(lines)-1] == other {
+			return false
+		}
+		pid, _ = strconv.Atoi(lines[len(lines)-1])
+		return pid > 0
+	}, 10*time.Second, 5*time.Millisecond)
+	return pid
+}
+
+func parentOf(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	require.NoError(t, err)
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	parent, err := strconv.Atoi(fields[1])
+	require.NoError(t, err)
+	return parent
 }

@@ -31,7 +31,7 @@ const containerArgument = "act-as-container"
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == containerArgument {
 		go func() { _, _ = io.Copy(io.Discard, os.Stdin); os.Exit(0) }() // ends with the test
-		handover.Keep(context.Background(), os.Args[2], clock.RealClock{})
+		handover.Keep(context.Background(), os.Args[2], clock.RealClock{}, func() {})
 	}
 	os.Exit(m.Run())
 }

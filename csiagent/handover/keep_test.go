@@ -19,7 +19,7 @@ func TestKeepWaitsLongerEachTimeButNeverTooLong(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
-		handover.Keep(ctx, filepath.Join(t.TempDir(), "nobody"), clk)
+		handover.Keep(ctx, filepath.Join(t.TempDir(), "nobody"), clk, func() {})
 		close(done)
 	}()
 	for _, pause := range []int{50, 100, 200, 400, 800, 1600, 2000, 2000} {

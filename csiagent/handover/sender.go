@@ -23,7 +23,9 @@ const (
 
 // Send hands this process's mount namespace over at socket and holds the connection. It returns nil when an accepted hand-over
 // ended, and an error, ErrRefused among others, when there was none.
-func Send(ctx context.Context, socket string) error {
+func Send(ctx context.Context, socket string) error { return send(ctx, socket, func() {}) }
+
+func send(ctx context.Context, socket string, told func()) error {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unixpacket", socket)
 	if err != nil {
@@ -40,6 +42,7 @@ func Send(ctx context.Context, socket string) error {
 	if _, err := io.ReadFull(c, answer); err != nil || answer[0] != accepted {
 		return errors.Join(ErrRefused, ctx.Err())
 	}
+	told()
 	_, _ = c.Read(answer) // until the other side closes
 	return nil
 }
@@ -56,11 +59,11 @@ func give(c *net.UnixConn) error {
 }
 
 // Keep hands over again and again until ctx ends, so that an agent that restarts, or starts late, gets its namespace. It waits
-// between tries, longer each time until one is accepted.
-func Keep(ctx context.Context, socket string, clk clock.Clock) {
+// between tries, longer each time until one is accepted, and calls told for each that is.
+func Keep(ctx context.Context, socket string, clk clock.Clock, told func()) {
 	pause := firstPause
 	for {
-		if err := Send(ctx, socket); err == nil {
+		if err := send(ctx, socket, told); err == nil {
 			pause = firstPause
 		}
 		wait := clk.NewTimer(pause)
