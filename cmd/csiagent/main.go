@@ -1,0 +1,103 @@
+//go:build linux
+
+// Command csiagent is the agent in a sandbox's pod: it mounts volumes into the running sandbox container for the gateway and the
+// controller. The same program installs the starter, reads volumes that may hang, and serves /dev/fuse as a device plugin.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+
+	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/probe"
+)
+
+const probeCommand = "probe"
+
+const usage = `The agent in a sandbox's pod.
+
+  csiagent serve         take the sandbox's mount namespace and mount volumes into it
+  csiagent install DIR   put the starter into DIR
+  csiagent version
+
+Each takes -h.
+`
+
+func main() {
+	if err := command(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "csiagent:", err)
+		os.Exit(1)
+	}
+}
+
+func command(args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		return errors.New("expected a command: serve, install or version")
+	}
+	switch args[0] {
+	case "serve":
+		return serveCommand(args[1:])
+	case "install":
+		if len(args) != 2 {
+			return errors.New("install: expected one directory")
+		}
+		return install(args[1])
+	case "version":
+		fmt.Println(boot.Version)
+		return nil
+	case probeCommand:
+		os.Exit(probe.Main(args[1:]))
+	}
+	return fmt.Errorf("unknown command %q: expected serve, install or version", args[0])
+}
+
+func serveCommand(args []string) error {
+	// One of these sits in every sandbox's pod and waits: it should cost as little.
+	debug.SetGCPercent(20)
+	var cfg config
+	fs := flag.NewFlagSet("csiagent serve", flag.ContinueOnError)
+	fs.StringVar(&cfg.Addr, "addr", ":49990", "address of the one port")
+	fs.StringVar(&cfg.Handover, "handover", "/handover/handover.sock", "socket at which the starter hands the namespace over")
+	fs.StringVar(&cfg.State, "state", "/var/lib/sandgate-agent", "directory of the journal, in memory")
+	fs.StringVar(&cfg.Identity, "identity", "/identity", "directory with tls.crt, tls.key and ca.crt")
+	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", func(s string) error {
+		cfg.AllowHostPaths = strings.FieldsFunc(s, func(r rune) bool { return r == ':' })
+		return nil
+	})
+	format := fs.String("log-format", "json", "text or json")
+	level := fs.String("log-level", "info", "debug, info, warn or error")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	log, err := boot.Logger(os.Stderr, *format, *level)
+	if err != nil {
+		return err
+	}
+	return serve(cfg, log)
+}
+
+// install copies the starter that lies beside this program.
+func install(dir string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(self), "starter"))
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	into := filepath.Join(dir, "starter")
+	// Another init container may be installing the same one: a name of our own, then a rename.
+	tmp := into + ".csiagent"
+	err = errors.Join(os.WriteFile(tmp, text, 0o600), os.Chmod(tmp, 0o555), os.Rename(tmp, into)) //nolint:gosec // every user of the sandbox runs it
+	if err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	return nil
+}
