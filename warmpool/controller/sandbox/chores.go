@@ -1,0 +1,170 @@
+package sandbox
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+// atOnce bounds the chores under way at sandboxes that go on. Those of sandboxes that end are bounded by nothing but their own time: none
+// must wait for another one's volumes.
+const atOnce = 256
+
+// chores are what has to be done at sandboxes and takes the time that it takes there: a pod's agent may hang, and no worker of the
+// controller hangs with it. Each sandbox has one chore at the most; what came of it is picked up by the next pass, which it wakes.
+type chores struct {
+	wake chan types.NamespacedName
+	slot chan struct{}
+
+	mu   sync.Mutex
+	all  map[types.NamespacedName]*memory
+	stop context.Context // ends them; nil before Start
+	work sync.WaitGroup
+}
+
+func newChores() *chores {
+	return &chores{
+		wake: make(chan types.NamespacedName, 1024), slot: make(chan struct{}, atOnce), all: map[types.NamespacedName]*memory{},
+	}
+}
+
+// memory is what this process knows of a sandbox beside its status.
+type memory struct {
+	uid types.UID
+
+	mu       sync.Mutex
+	running  bool
+	cancel   context.CancelFunc
+	report   *report // of a chore that is done, until the status has it
+	of       string  // what the last report was made of
+	due      time.Time
+	misses   int       // in a row
+	inited   time.Time // when the daemon was last initialised from here
+	detached bool
+	seen     bool // the report is in the status that is being written
+}
+
+// report is what came of a chore.
+type report struct {
+	of      string // what it was made of: of anything else it says nothing
+	mounts  []v1alpha1.MountStatus
+	started string // the container that is fitted out
+	inited  bool
+	missed  bool // something did not work; look again soon
+	notes   []note
+	// of a chore that detaches
+	detached bool
+}
+
+// note is an event to be told.
+type note struct{ reason, message string }
+
+func (c *chores) of(sb *v1alpha1.Sandbox) *memory {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := client.ObjectKeyFromObject(sb)
+	m := c.all[key]
+	if m != nil && m.uid != sb.UID {
+		m.end()
+		m = nil
+	}
+	if m == nil {
+		m = &memory{uid: sb.UID}
+		c.all[key] = m
+	}
+	return m
+}
+
+func (c *chores) forget(key types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := c.all[key]; m != nil {
+		m.end()
+		delete(c.all, key)
+	}
+}
+
+// run starts a chore, unless one is under way. bounded ones wait for their turn.
+func (c *chores) run(key types.NamespacedName, m *memory, bounded bool, f func(ctx context.Context) report) {
+	c.mu.Lock()
+	stop := c.stop
+	c.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if stop == nil || stop.Err() != nil || m.running || m.report != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(stop)
+	m.running, m.cancel = true, cancel
+	c.work.Go(func() {
+		defer cancel()
+		if bounded {
+			select {
+			case c.slot <- struct{}{}:
+				defer func() { <-c.slot }()
+			case <-ctx.Done():
+				m.done(nil)
+				return
+			}
+		}
+		out := f(ctx)
+		if ctx.Err() != nil { // nobody wants to know any more
+			m.done(nil)
+		} else {
+			m.done(&out)
+		}
+		select {
+		case c.wake <- key:
+		case <-stop.Done():
+		}
+	})
+}
+
+// Start lets chores run until ctx ends, and waits for them then.
+func (c *chores) Start(ctx context.Context) error {
+	c.mu.Lock()
+	c.stop = ctx
+	c.mu.Unlock()
+	<-ctx.Done()
+	c.work.Wait()
+	return nil
+}
+
+func (m *memory) done(r *report) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running, m.cancel, m.report = false, nil, r
+}
+
+// end gives up a chore that is under way.
+func (m *memory) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cancel != nil {
+		m.cancel()
+	}
+}
+
+// peek is what came of a chore, nil when none is done. It stays until it was taken.
+func (m *memory) peek() *report {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.report != nil {
+		m.seen = true
+	}
+	return m.report
+}
+
+// taken forgets what peek has returned: it is in the status.
+func (m *memory) taken() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.seen {
+		m.seen, m.report = false, nil
+	}
+}

@@ -1,0 +1,252 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+// finish ends a deleted sandbox: its volumes are flushed and detached, then its pod goes, then the Sandbox. Each step is bounded.
+func (p *pass) finish(ctx context.Context) error {
+	if !slices.Contains(p.sb.Finalizers, v1alpha1.FinalizerMounts) {
+		return nil
+	}
+	pod, err := p.doomed(ctx)
+	if err != nil {
+		return err
+	}
+	if pod == nil {
+		return p.release(ctx)
+	}
+	if err := p.terminating(ctx); err != nil {
+		return err
+	}
+	if pod.DeletionTimestamp == nil {
+		if !p.detached(pod) {
+			return nil
+		}
+		err := p.r.cfg.Client.Delete(ctx, pod, client.Preconditions{UID: &pod.UID})
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("delete pod %s: %w", pod.Name, err)
+		}
+	}
+	return p.outwait(ctx, pod)
+}
+
+// doomed is the pod that is to go, nil when there is none.
+func (p *pass) doomed(ctx context.Context) (*corev1.Pod, error) {
+	var pod corev1.Pod
+	err := p.r.cfg.Client.Get(ctx, client.ObjectKeyFromObject(p.sb), &pod)
+	if apierrors.IsNotFound(err) && !p.memory.detachedBefore() { // the cache may not have heard of it yet
+		err = p.r.cfg.Live.Get(ctx, client.ObjectKeyFromObject(p.sb), &pod)
+	}
+	if apierrors.IsNotFound(err) || err == nil && !owned(&pod, p.sb) {
+		return nil, nil
+	}
+	return &pod, err
+}
+
+// terminating tells in the status of a sandbox that was somebody's. Of stock it would be one more write for nothing.
+func (p *pass) terminating(ctx context.Context) error {
+	if p.sb.Spec.Claim == nil || p.sb.Status.State == string(warmpool.Terminating) {
+		return nil
+	}
+	p.sb.Status.Phase, p.sb.Status.State = v1alpha1.PhaseTerminating, string(warmpool.Terminating)
+	return p.write(ctx)
+}
+
+// detached says whether the sandbox's volumes are off, or have had their time.
+func (p *pass) detached(pod *corev1.Pod) bool {
+	m := p.memory
+	r := m.peek()
+	if r != nil && r.detached {
+		for _, n := range r.notes {
+			p.warn(n.reason, "Detach", n.message)
+		}
+		m.taken()
+		m.mu.Lock()
+		m.detached = true
+		m.mu.Unlock()
+	} else if r != nil { // of the time before; it says nothing any more
+		m.taken()
+	}
+	if m.detachedBefore() {
+		return true
+	}
+	known := p.known()
+	if len(known) == 0 || pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" {
+		m.mu.Lock()
+		m.detached = true
+		m.mu.Unlock()
+		return true
+	}
+	left := p.r.cfg.Times.Detach - p.now.Sub(p.sb.DeletionTimestamp.Time)
+	if grace := 2 * time.Second; left < -grace { // also where the chore has lost its way
+		p.warn("MountsAbandoned", "Detach", "the volumes could not be detached in time; the pod goes all the same, and last writes may be missing")
+		m.mu.Lock()
+		m.detached = true
+		m.mu.Unlock()
+		m.end()
+		return true
+	}
+	d := &detaching{cfg: &p.r.cfg, sb: p.sb.DeepCopy(), known: known, left: max(left, time.Second)}
+	p.r.chores.run(client.ObjectKeyFromObject(p.sb), m, false, d.run)
+	p.again(min(max(left+3*time.Second, time.Second), 3*time.Second))
+	return false
+}
+
+func (m *memory) detachedBefore() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.detached
+}
+
+// known are the mounts that may be in the sandbox: those in the status, and those in the spec that nobody has looked at yet.
+func (p *pass) known() []v1alpha1.MountStatus {
+	out := slices.Clone(p.sb.Status.Mounts)
+	for _, m := range p.sb.Spec.Mounts {
+		if find(out, m.ID) == nil {
+			out = append(out, v1alpha1.MountStatus{ID: m.ID, Source: m.Volume, Path: m.Path, Container: m.Container})
+		}
+	}
+	return out
+}
+
+// outwait waits for the pod to go, but not for ever.
+func (p *pass) outwait(ctx context.Context, pod *corev1.Pod) error {
+	t := p.r.cfg.Times
+	grace := 30 * time.Second
+	if pod.DeletionGracePeriodSeconds != nil {
+		grace = time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second
+	} else if pod.Spec.TerminationGracePeriodSeconds != nil {
+		grace = time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
+	}
+	left := p.sb.DeletionTimestamp.Add(t.Detach + grace + t.Linger).Sub(p.now)
+	if left > 0 {
+		p.again(left)
+		return nil
+	}
+	p.warn("PodAbandoned", "Delete", "its pod does not end, likely because its node is gone; the Sandbox goes without it")
+	return p.release(ctx)
+}
+
+// release lets the Sandbox go.
+func (p *pass) release(ctx context.Context) error {
+	var left any
+	if rest := slices.DeleteFunc(slices.Clone(p.sb.Finalizers), func(f string) bool { return f == v1alpha1.FinalizerMounts }); len(rest) > 0 {
+		left = rest
+	}
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": p.sb.ResourceVersion, "uid": p.sb.UID, "finalizers": left,
+	}})
+	if err != nil {
+		return err
+	}
+	if err := p.r.cfg.Client.Patch(ctx, p.sb, client.RawPatch(types.MergePatchType, body)); client.IgnoreNotFound(err) != nil {
+		return err
+	}
+	p.r.cfg.Fitter.Drop(p.sb)
+	p.r.chores.forget(client.ObjectKeyFromObject(p.sb))
+	return nil
+}
+
+// detaching is the chore of a sandbox's last volumes.
+type detaching struct {
+	cfg   *Config
+	sb    *v1alpha1.Sandbox
+	known []v1alpha1.MountStatus
+	left  time.Duration
+}
+
+// run unpublishes everything, all at once, as long as there is time.
+func (d *detaching) run(ctx context.Context) report {
+	within, cancel := context.WithTimeout(ctx, d.left)
+	defer cancel()
+	d.handles(within)
+	notes := make([]note, len(d.known))
+	var wg sync.WaitGroup
+	for i, m := range d.known {
+		if m.VolumeHandle != "" {
+			wg.Go(func() { notes[i] = d.detach(within, m) })
+		}
+	}
+	wg.Wait()
+	out := report{detached: true}
+	var abandoned []string
+	for i, n := range notes {
+		switch n.reason {
+		case "":
+		case abandonedReason:
+			abandoned = append(abandoned, d.known[i].Source+" at "+d.known[i].Path)
+		default:
+			out.notes = append(out.notes, n)
+		}
+	}
+	if len(abandoned) > 0 {
+		out.notes = append(out.notes, note{abandonedReason, "not detached in time, last writes may be missing: " + strings.Join(abandoned, ", ")})
+	}
+	for _, n := range out.notes {
+		d.cfg.Log.Warn("volumes of a deleted sandbox", "sandbox", d.sb.Name, "namespace", d.sb.Namespace, "reason", n.reason, "message", n.message)
+	}
+	return out
+}
+
+const abandonedReason = "MountsAbandoned"
+
+// detach takes one volume away, again and again while its agent cannot be reached: it may be restarting.
+func (d *detaching) detach(ctx context.Context, m v1alpha1.MountStatus) note {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		err := d.cfg.Fitter.Unpublish(ctx, d.sb, m)
+		switch {
+		case err == nil, errors.Is(err, mount.ErrNotFound):
+			return note{}
+		case errors.Is(err, node.ErrDataLoss):
+			return note{"DataLoss", "volume " + m.Source + " at " + m.Path + " was detached, but its last writes may be missing"}
+		case !errors.Is(err, channel.ErrUnreachable) && !errors.Is(err, mount.ErrUnavailable) && ctx.Err() == nil:
+			d.cfg.Log.Warn("volume cannot be detached", "sandbox", d.sb.Name, "mount", m.ID, "error", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return note{abandonedReason, ""}
+		}
+	}
+}
+
+// handles fills in by what handle volumes are known that were mounted a moment ago, before anybody looked.
+func (d *detaching) handles(ctx context.Context) {
+	if !slices.ContainsFunc(d.known, func(m v1alpha1.MountStatus) bool { return m.VolumeHandle == "" }) || d.sb.Spec.Template == nil {
+		return
+	}
+	j := &job{cfg: d.cfg, sb: d.sb, now: d.cfg.Clock.Now()}
+	asked, err := j.resolve(ctx)
+	if err != nil {
+		d.cfg.Log.Warn("volumes cannot be looked up", "sandbox", d.sb.Name, "namespace", d.sb.Namespace, "error", err)
+		return
+	}
+	for i := range d.known {
+		for _, w := range asked {
+			if m := &d.known[i]; m.ID == w.ID && m.VolumeHandle == "" {
+				m.VolumeHandle, m.Path, m.Source = w.VolumeHandle, w.Target, w.source()
+			}
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/kube/keyring"
+)
+
+// secretType is that of agents' identities. A Secret's type cannot be changed: an update that states it fails on every Secret that is
+// somebody else's, though we may not read it.
+const secretType corev1.SecretType = "sandgate.dev/agent-identity"
+
+// secretName is the name of the Secret with the identity of a sandbox's agent.
+func secretName(sb *v1alpha1.Sandbox) string { return sb.Name + "-agent" }
+
+// identify makes the identity of the sandbox's agent. One that is there already may be of an earlier sandbox of the name and is replaced.
+func (p *pass) identify(ctx context.Context) error {
+	if !has(p.sb, v1alpha1.RuntimeCSI) {
+		return nil
+	}
+	id, err := p.r.cfg.Authority.Agent(string(p.sb.UID), p.now)
+	if err != nil {
+		return err
+	}
+	end, err := id.NotAfter()
+	if err != nil {
+		return err
+	}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: p.sb.Namespace, Name: secretName(p.sb),
+			Labels:          map[string]string{v1alpha1.LabelSandboxID: p.sb.Labels[v1alpha1.LabelSandboxID]},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(p.sb, v1alpha1.GroupVersion.WithKind("Sandbox"))},
+		},
+		Type: secretType, Data: keyring.Fields(id),
+	}
+	err = p.r.cfg.Client.Create(ctx, secret)
+	if apierrors.IsAlreadyExists(err) {
+		err = p.r.cfg.Client.Update(ctx, secret)
+	}
+	if err != nil {
+		return fmt.Errorf("secret %s: %w", secret.Name, err)
+	}
+	renewal := metav1.NewTime(p.now.Add(end.Sub(p.now) * 2 / 3).Truncate(time.Second))
+	p.sb.Status.IdentityRenewal = &renewal
+	return nil
+}
+
+// renew makes a new identity of the agent in time. The kubelet brings it into the pod.
+func (p *pass) renew(ctx context.Context) error {
+	at := p.sb.Status.IdentityRenewal
+	if at == nil && p.sb.Status.PodInfo.PodUID != "" && has(p.sb, v1alpha1.RuntimeCSI) {
+		return p.identify(ctx) // nobody knows when it ends
+	}
+	if at == nil {
+		return nil
+	}
+	if left := at.Sub(p.now); left > 0 {
+		p.again(left)
+		return nil
+	}
+	return p.identify(ctx)
+}

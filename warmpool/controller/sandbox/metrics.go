@@ -1,0 +1,47 @@
+package sandbox
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+// mountGauge counts mounts when somebody asks.
+type mountGauge struct {
+	reader  client.Reader
+	elected <-chan struct{}
+	desc    *prometheus.Desc
+}
+
+// Mounts are the mounts of all sandboxes by phase. Only the replica that is elected has any, so that none counts twice.
+func Mounts(reader client.Reader, elected <-chan struct{}) prometheus.Collector {
+	return &mountGauge{reader, elected, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase.", []string{"phase"}, nil)}
+}
+
+// Describe implements prometheus.Collector.
+func (g *mountGauge) Describe(out chan<- *prometheus.Desc) { out <- g.desc }
+
+// Collect implements prometheus.Collector.
+func (g *mountGauge) Collect(out chan<- prometheus.Metric) {
+	select {
+	case <-g.elected:
+	default:
+		return
+	}
+	var list v1alpha1.SandboxList
+	if g.reader.List(context.Background(), &list, client.UnsafeDisableDeepCopy) != nil {
+		return
+	}
+	count := map[string]int{pending: 0, mounted: 0, failing: 0}
+	for i := range list.Items {
+		for _, m := range list.Items[i].Status.Mounts {
+			count[m.Phase]++
+		}
+	}
+	for phase, n := range count {
+		out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(n), phase)
+	}
+}

@@ -1,0 +1,184 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/start"
+)
+
+const (
+	pending = string(warmpool.MountPending)
+	mounted = string(warmpool.MountReady)
+	failing = string(warmpool.MountFailed)
+)
+
+// mounts brings the volumes in the sandbox to what its spec asks for, and tells of each. Those that are not asked for any more go first:
+// others may have their targets.
+func (j *job) mounts(ctx context.Context, out *report) {
+	asked, err := j.resolve(ctx)
+	if err != nil { // the volumes cannot be looked up: leave everything as it is
+		j.cfg.Log.Warn("volumes cannot be looked up", "sandbox", j.sb.Name, "namespace", j.sb.Namespace, "error", err)
+		out.mounts, out.missed = j.sb.Status.Mounts, true
+		return
+	}
+	leaving := j.leaving(asked)
+	left := j.leave(ctx, leaving, out)
+	results := make([]v1alpha1.MountStatus, len(asked))
+	var (
+		wg sync.WaitGroup
+		mu sync.Mutex
+	)
+	for i, w := range asked {
+		w.replaced = slices.ContainsFunc(leaving, func(m v1alpha1.MountStatus) bool { return m.ID == w.ID })
+		if find(left, w.ID) != nil { // its predecessor is still there
+			out.missed = true
+			continue
+		}
+		wg.Go(func() {
+			st, missed, notes := j.mount(ctx, w)
+			mu.Lock()
+			defer mu.Unlock()
+			results[i] = st
+			out.missed = out.missed || missed
+			out.notes = append(out.notes, notes...)
+		})
+	}
+	wg.Wait()
+	for _, st := range results {
+		if st.ID != "" {
+			out.mounts = append(out.mounts, st)
+		}
+	}
+	out.mounts = append(out.mounts, left...)
+}
+
+// leaving are the mounts that are known of and not asked for, or not as they are.
+func (j *job) leaving(asked []wanted) (out []v1alpha1.MountStatus) {
+	for _, known := range j.sb.Status.Mounts {
+		i := slices.IndexFunc(asked, func(w wanted) bool { return w.ID == known.ID })
+		if i < 0 || asked[i].differs(known) {
+			out = append(out, known)
+		}
+	}
+	return out
+}
+
+// leave takes mounts away, and returns those that could not be.
+func (j *job) leave(ctx context.Context, leaving []v1alpha1.MountStatus, out *report) (left []v1alpha1.MountStatus) {
+	for _, m := range leaving {
+		if m.VolumeHandle == "" { // it never was one
+			continue
+		}
+		err := j.cfg.Fitter.Unpublish(ctx, j.sb, m)
+		switch {
+		case err == nil, errors.Is(err, mount.ErrNotFound):
+		case errors.Is(err, node.ErrDataLoss):
+			out.notes = append(out.notes, note{"DataLoss", "volume " + m.Source + " at " + m.Path + " was unmounted, but its last writes may be missing"})
+		default:
+			m.Message = "is being unmounted: " + words(err)
+			left, out.missed = append(left, m), true
+		}
+	}
+	return left
+}
+
+// mount looks at one mount and makes it where it is missing and nobody else's business.
+func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, missed bool, notes []note) {
+	known := v1alpha1.MountStatus{Phase: pending}
+	if k := find(j.sb.Status.Mounts, w.ID); k != nil && !w.replaced {
+		known = *k
+	}
+	st = w.status(known)
+	if st.VolumeHandle != "" {
+		message, err := j.cfg.Fitter.Health(ctx, j.sb, st)
+		switch {
+		case err == nil && message == "":
+			return j.up(st, known), false, nil
+		case err != nil && !errors.Is(err, mount.ErrNotFound): // the agent cannot tell: what was known holds
+			st.Phase, st.Message, st.MountedAt = known.Phase, words(err), known.MountedAt
+			if errors.Is(err, channel.ErrTooOld) {
+				st.Phase = failing
+			}
+			return st, true, fresh(known, st)
+		}
+	}
+	switch {
+	case w.fault != "":
+		st.Phase, st.Message = failing, w.fault
+		return st, true, fresh(known, st)
+	case !j.ours(known, w): // the request that claimed the sandbox is at it
+		st.Phase = pending
+		return st, true, nil
+	}
+	if err := j.cfg.Fitter.Publish(ctx, j.sb, w.Mount); err != nil {
+		j.cfg.Log.Warn("volume could not be mounted", "sandbox", j.sb.Name, "namespace", j.sb.Namespace, "mount", w.ID, "error", err)
+		st.Phase, st.Message, st.MountedAt = failing, words(start.Volume(w.Mount, err)), known.MountedAt
+		if errors.Is(err, channel.ErrUnreachable) || errors.Is(err, channel.ErrTooOld) {
+			st.Message = words(err)
+		}
+		return st, true, fresh(known, st)
+	}
+	now := metav1.NewTime(j.now)
+	st.Phase, st.Message, st.MountedAt = mounted, "", &now
+	if known.Phase == mounted {
+		notes = []note{{"MountRepaired", "volume " + st.Source + " at " + st.Path + " was gone and is mounted again"}}
+	}
+	return st, false, notes
+}
+
+// ours says whether a missing mount is for us to make: not while the request that claimed the sandbox may still be making it.
+func (j *job) ours(known v1alpha1.MountStatus, w wanted) bool {
+	claim := j.sb.Spec.Claim
+	return known.Phase != pending || w.replaced || claim == nil || j.now.Sub(claim.Time.Time) >= j.cfg.Times.Create
+}
+
+// up is the status of a mount that works.
+func (j *job) up(st, known v1alpha1.MountStatus) v1alpha1.MountStatus {
+	st.Phase, st.Message, st.MountedAt = mounted, "", known.MountedAt
+	if known.Phase != mounted || st.MountedAt == nil {
+		now := metav1.NewTime(j.now)
+		st.MountedAt = &now
+	}
+	return st
+}
+
+// fresh is the event of a mount that does not work, unless it was told of already.
+func fresh(known, now v1alpha1.MountStatus) []note {
+	if now.Phase != failing || known.Phase == failing && known.Message == now.Message {
+		return nil
+	}
+	return []note{{"MountFailed", "volume " + now.Source + " at " + now.Path + ": " + now.Message}}
+}
+
+// words is an error as the sandbox's owner reads it.
+func words(err error) string {
+	var coded *warmpool.Error
+	switch {
+	case errors.As(err, &coded):
+		return coded.Message
+	case errors.Is(err, channel.ErrTooOld):
+		return channel.ErrTooOld.Error()
+	case errors.Is(err, channel.ErrNotReady):
+		return channel.ErrNotReady.Error()
+	case errors.Is(err, channel.ErrUnreachable):
+		return channel.ErrUnreachable.Error()
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return "the agent did not answer in time"
+	}
+	for _, kind := range []error{mount.ErrInvalid, mount.ErrDenied, mount.ErrUnavailable, node.ErrConflict} {
+		if errors.Is(err, kind) {
+			return err.Error()
+		}
+	}
+	return "internal error; the agent's log has the reason"
+}

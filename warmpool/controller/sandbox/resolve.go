@@ -1,0 +1,136 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
+)
+
+// wanted is one of a sandbox's mounts as its spec has it: resolved, or with the reason why it cannot be.
+type wanted struct {
+	mount.Mount
+	fault    string
+	replaced bool // another mount of this ID was there
+}
+
+// own is the directory of the injected programs in a sandbox.
+const own = "/.sandgate"
+
+// resolve passes the mounts of the spec through the same rules as those of a create request, under the team of the claim.
+func (j *job) resolve(ctx context.Context) ([]wanted, error) {
+	if len(j.sb.Spec.Mounts) == 0 {
+		return nil, nil
+	}
+	out, specs := j.parse()
+	t, err := template.Of(&v1alpha1.SandboxSet{Spec: v1alpha1.SandboxSetSpec{Template: *j.sb.Spec.Template, Runtimes: j.sb.Spec.Runtimes}})
+	if err != nil {
+		return nil, err
+	}
+	t.Name = j.sb.Labels[v1alpha1.LabelPool]
+	var (
+		principal warmpool.Principal
+		metadata  map[string]string
+	)
+	if c := j.sb.Spec.Claim; c != nil {
+		principal, metadata = warmpool.Principal{Team: c.Principal.Team, Key: c.Principal.Key}, c.Metadata
+	}
+	var faults mount.Faults
+	resolved, err := volume.Resolve(ctx, j.cfg.Volumes, volume.Request{
+		Principal: principal, Template: t, Metadata: metadata, Specs: specs, Drivers: j.cfg.Policy.Drivers,
+	})
+	if err != nil && !errors.As(err, &faults) {
+		return nil, err
+	}
+	policy := j.cfg.Policy
+	policy.Reserved = slices.Concat(policy.Reserved, t.Reserved, []string{own})
+	var refused mount.Faults
+	if err := policy.Admit(resolved); err != nil && !errors.As(err, &refused) {
+		return nil, err
+	}
+	faults = append(faults, slices.DeleteFunc(refused, func(f mount.Fault) bool { // what did not resolve has no driver to be judged
+		return f.Field == mount.FieldVolume && f.Index < len(resolved) && resolved[f.Index].Driver == ""
+	})...)
+	for i, m := range resolved {
+		if out[i].fault == "" {
+			out[i].Mount, out[i].fault = j.whole(m, of(faults, i), metadata)
+		}
+	}
+	return out, nil
+}
+
+// parse checks the grammar of the mounts. One that fails is passed on as it is, so that the others keep their places.
+func (j *job) parse() (out []wanted, specs []mount.Spec) {
+	for _, m := range j.sb.Spec.Mounts {
+		spec := mount.Spec{ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container}
+		w := wanted{Mount: mount.Mount{Spec: spec}}
+		parsed, err := mount.Parse(spec)
+		var faults mount.Faults
+		switch {
+		case err == nil:
+			w.Spec = parsed
+		case errors.As(err, &faults):
+			w.fault = of(faults, 0)
+		default:
+			w.fault = err.Error()
+		}
+		out, specs = append(out, w), append(specs, w.Spec)
+	}
+	return out, specs
+}
+
+// whole fills the placeholders in and asks the driver.
+func (j *job) whole(m mount.Mount, fault string, metadata map[string]string) (mount.Mount, string) {
+	expanded, err := volume.Expand([]mount.Mount{m}, warmpool.ID(j.sb.Labels[v1alpha1.LabelSandboxID]), metadata)
+	if err == nil {
+		m = expanded[0]
+	}
+	if fault == "" && err == nil {
+		err = j.cfg.Check(m)
+	}
+	if fault == "" && err != nil {
+		fault = "cannot be mounted: " + err.Error()
+	}
+	return m, fault
+}
+
+// of are the faults of one mount, in one line.
+func of(faults mount.Faults, i int) string {
+	var lines []string
+	for _, f := range faults {
+		if f.Index == i {
+			lines = append(lines, string(f.Field)+": "+f.Reason)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// status is w as the status has it, with the handle of a volume that cannot be looked up any more from what was known.
+func (w wanted) status(known v1alpha1.MountStatus) v1alpha1.MountStatus {
+	out := v1alpha1.MountStatus{
+		ID: w.ID, Source: w.source(), VolumeHandle: w.VolumeHandle, Path: w.Target, Container: w.Container, ReadOnly: w.ReadOnly,
+	}
+	if out.VolumeHandle == "" {
+		out.VolumeHandle = known.VolumeHandle
+	}
+	return out
+}
+
+func (w wanted) source() string {
+	if w.SubPath == "" {
+		return w.Volume
+	}
+	return w.Volume + ":" + w.SubPath
+}
+
+// differs says whether a mount that is there is another one than asked for.
+func (w wanted) differs(known v1alpha1.MountStatus) bool {
+	return known.Source != w.source() || known.Path != w.Target || known.Container != w.Container ||
+		known.ReadOnly != w.ReadOnly && (w.ReadOnly || w.VolumeHandle != "")
+}
