@@ -20,6 +20,12 @@ var Version = "dev"
 // Registry is a registry of metrics with the process's own in it, and with sandgate_build_info.
 func Registry(component string) *prometheus.Registry {
 	r := prometheus.NewRegistry()
+	r.MustRegister(Build(component), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// Build is sandgate_build_info, for a registry that somebody else has made.
+func Build(component string) prometheus.Collector {
 	revision := "unknown"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
@@ -33,8 +39,7 @@ func Registry(component string) *prometheus.Registry {
 		ConstLabels: prometheus.Labels{"component": component, "version": Version, "revision": revision},
 	})
 	build.Set(1)
-	r.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return r
+	return build
 }
 
 // Metrics serves /metrics of g, /livez, and /readyz as ready says it, on addr. Nothing else is served there.
