@@ -1,0 +1,66 @@
+// Command controller keeps a cluster's pools full and its sandboxes as they are to be. One replica is elected and works; the others wait.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+)
+
+func main() {
+	if err := command(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "controller:", err)
+		os.Exit(1)
+	}
+}
+
+// config is what the controller is told.
+type config struct {
+	MetricsAddr                  string
+	Kubeconfig, ReleaseNamespace string
+	Namespaces, AllowHostPaths   []string
+	Elect                        bool
+	OTLPEndpoint                 string
+}
+
+func command(args []string) error {
+	cfg := config{Namespaces: []string{"default"}}
+	fs := flag.NewFlagSet("controller", flag.ContinueOnError)
+	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", ":9090", "address of /metrics, /livez and /readyz")
+	fs.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "file that names the cluster (default the one that this process runs in)")
+	fs.StringVar(&cfg.ReleaseNamespace, "release-namespace", "sandgate", "namespace of the installation's own Secrets and of the lease")
+	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", list(&cfg.Namespaces, ","))
+	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", list(&cfg.AllowHostPaths, ":"))
+	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
+	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")
+	format := fs.String("log-format", "json", "text or json")
+	level := fs.String("log-level", "info", "debug, info, warn or error")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q", fs.Arg(0))
+	}
+	log, err := boot.Logger(os.Stderr, *format, *level)
+	if err != nil {
+		return err
+	}
+	return run(cfg, log)
+}
+
+// list is a flag of several values.
+func list(into *[]string, separator string) func(string) error {
+	return func(text string) error {
+		*into = nil
+		for _, item := range strings.Split(text, separator) {
+			if item = strings.TrimSpace(item); item != "" {
+				*into = append(*into, item)
+			}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/cmd/internal/trace"
+	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/sandbox"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/sandboxset"
+	"github.com/sandgate-dev/sandgate/warmpool/kube"
+)
+
+var _ sandbox.Fitter = (*kube.Fitter)(nil)
+
+// process is the controller on its way to working.
+type process struct {
+	cfg       config
+	log       *slog.Logger
+	rest      *rest.Config
+	types     *runtime.Scheme
+	live      client.Client
+	injection injection.Current
+	synced    atomic.Bool
+}
+
+func run(cfg config, log *slog.Logger) error {
+	var group boot.Group
+	if cfg.OTLPEndpoint != "" {
+		traces, err := trace.Export(context.Background(), "controller", cfg.OTLPEndpoint, log)
+		if err != nil {
+			return err
+		}
+		group.Add("traces", traces)
+	}
+	p := &process{cfg: cfg, log: log}
+	var err error
+	if p.rest, p.types, err = connect(cfg, log); err != nil {
+		return err
+	}
+	if p.live, err = client.New(p.rest, client.Options{Scheme: p.types}); err != nil {
+		return err
+	}
+	if err := register(metrics.Registry, boot.Build("controller"), injection.Valid(&p.injection)); err != nil {
+		return err
+	}
+	group.Add("metrics", boot.Metrics(cfg.MetricsAddr, metrics.Registry, p.ready))
+	group.Add("controller", p.work)
+	return group.Run()
+}
+
+// ready says what is missing before this replica can work, or wait for its turn.
+func (p *process) ready() error {
+	if !p.synced.Load() {
+		return errors.New("the cluster's objects are not known yet")
+	}
+	return nil
+}
+
+// work runs the controllers until ctx ends.
+func (p *process) work(ctx context.Context) error {
+	secrets, err := p.awaitSecrets(ctx)
+	if err != nil {
+		return err
+	}
+	mgr, err := newManager(p.cfg, p.rest, p.types)
+	if err != nil {
+		return err
+	}
+	pool, err := channel.NewPool(channel.PoolConfig{Identity: secrets.identity, Log: p.log})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := p.controllers(ctx, mgr, secrets, pool); err != nil {
+		return err
+	}
+	for _, r := range []manager.Runnable{everywhere(p.awaitCache(mgr)), manager.RunnableFunc(p.renewGateway(secrets))} {
+		if err := mgr.Add(r); err != nil {
+			return err
+		}
+	}
+	return mgr.Start(ctx)
+}
+
+// controllers gives everything that reconciles to the manager.
+func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets *secrets, pool *channel.Pool) error {
+	fitter, err := kube.NewFitter(kube.FitterConfig{Keys: secrets.keys, Agents: kube.Channel(pool)})
+	if err != nil {
+		return err
+	}
+	initKey, err := secrets.keys.InitKey()
+	if err != nil {
+		return err
+	}
+	if _, err := mgr.GetCache().GetInformer(ctx, &corev1.PersistentVolume{}); err != nil {
+		return err
+	}
+	volumes, err := kube.NewReader(mgr.GetCache(), p.live, nil)
+	if err != nil {
+		return err
+	}
+	policy, check := rules(p.cfg.AllowHostPaths, p.log)
+	recorder := mgr.GetEventRecorder("sandgate-controller")
+	watch, err := injection.NewWatch(injection.WatchConfig{
+		Cache: mgr.GetCache(), Current: &p.injection, Events: recorder, Elected: mgr.Elected(), Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	sets, err := sandboxset.New(sandboxset.Config{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, Events: recorder, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	sandboxes, err := sandbox.New(sandbox.Config{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, Fitter: fitter, Authority: secrets.authority,
+		InitKey: initKey, Volumes: volumes, Policy: policy, Check: check, Events: recorder, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(mgr.Add(watch), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), register(metrics.Registry,
+		sandboxset.Pools(mgr.GetCache(), mgr.Elected()), sandbox.Mounts(mgr.GetCache(), mgr.Elected())))
+}
+
+func register(r prometheus.Registerer, all ...prometheus.Collector) (err error) {
+	for _, c := range all {
+		err = errors.Join(err, r.Register(c))
+	}
+	return err
+}
+
+// awaitCache marks the replica as ready once its cache is full.
+func (p *process) awaitCache(mgr manager.Manager) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		if mgr.GetCache().WaitForCacheSync(ctx) {
+			p.synced.Store(true)
+			p.log.Info("objects known", "namespaces", p.cfg.Namespaces)
+		}
+		<-ctx.Done()
+		return nil
+	}
+}
+
+// everywhere runs on replicas that are not elected, too.
+type everywhere func(ctx context.Context) error
+
+// Start implements Runnable.
+func (f everywhere) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection implements LeaderElectionRunnable.
+func (everywhere) NeedLeaderElection() bool { return false }
+
+// renewPause is between two tries to renew the gateway's certificate.
+const renewPause = 10 * time.Second
