@@ -23,7 +23,7 @@ func (p *pass) make(ctx context.Context) (*corev1.Pod, error) {
 	pod, err := p.build()
 	if err != nil {
 		p.unbuildable(err)
-		return nil, nil //nolint:nilerr // the status tells of it
+		return nil, nil // the status tells of it
 	}
 	if err := p.identify(ctx); err != nil {
 		return nil, p.refused(err, "IdentityRefused", "the Secret of its agent was refused")
