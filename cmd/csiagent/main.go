@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/fusedevice"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 )
 
@@ -23,6 +24,7 @@ const usage = `The agent in a sandbox's pod.
 
   csiagent serve         take the sandbox's mount namespace and mount volumes into it
   csiagent install DIR   put the starter into DIR
+  csiagent fuse-device   give /dev/fuse to agents, as a device plugin of the kubelet
   csiagent version
 
 Each takes -h.
@@ -38,7 +40,7 @@ func main() {
 func command(args []string) error {
 	if len(args) == 0 {
 		fmt.Fprint(os.Stderr, usage)
-		return errors.New("expected a command: serve, install or version")
+		return errors.New("expected a command: serve, install, fuse-device or version")
 	}
 	switch args[0] {
 	case "serve":
@@ -48,13 +50,15 @@ func command(args []string) error {
 			return errors.New("install: expected one directory")
 		}
 		return install(args[1])
+	case "fuse-device":
+		return fuseDeviceCommand(args[1:])
 	case "version":
 		fmt.Println(boot.Version)
 		return nil
 	case probeCommand:
 		os.Exit(probe.Main(args[1:]))
 	}
-	return fmt.Errorf("unknown command %q: expected serve, install or version", args[0])
+	return fmt.Errorf("unknown command %q: expected serve, install, fuse-device or version", args[0])
 }
 
 func serveCommand(args []string) error {
@@ -80,6 +84,29 @@ func serveCommand(args []string) error {
 		return err
 	}
 	return serve(cfg, log)
+}
+
+func fuseDeviceCommand(args []string) error {
+	cfg := fusedevice.Config{Device: "/dev/fuse"}
+	fs := flag.NewFlagSet("csiagent fuse-device", flag.ContinueOnError)
+	fs.StringVar(&cfg.Dir, "dir", "/var/lib/kubelet/device-plugins", "the kubelet's directory of device plugins")
+	fs.StringVar(&cfg.Seen, "seen", "/host-dev/fuse", "where the node's /dev/fuse is seen")
+	fs.IntVar(&cfg.Devices, "devices", 1000, "how many containers of the node may have it at once")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	log, err := boot.Logger(os.Stderr, "json", "info")
+	if err != nil {
+		return err
+	}
+	cfg.Log = log
+	plugin, err := fusedevice.New(cfg)
+	if err != nil {
+		return err
+	}
+	var group boot.Group
+	group.Add("device plugin", plugin.Run)
+	return group.Run()
 }
 
 // install copies the starter that lies beside this program.

@@ -45,7 +45,11 @@ func serve(log *slog.Logger) error {
 	addr := flag.String("addr", "0.0.0.0", "address to listen on")
 	port := flag.Int("port", envd.Port, "port to listen on")
 	version := flag.Bool("version", false, "print the version of the wire and exit")
+	into := flag.String("install", "", "put this program and the starter into a directory and exit")
 	flag.Parse()
+	if *into != "" {
+		return install(*into)
+	}
 	if *version {
 		fmt.Println(envd.Version)
 		return nil
