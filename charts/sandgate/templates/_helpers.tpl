@@ -1,0 +1,22 @@
+{{- define "sandgate.image" -}}
+{{- $v := .root.Values.image -}}
+{{- $repository := printf "%s/%s" $v.registry .name | trimPrefix "/" -}}
+{{- with index $v.digests .name }}{{ $repository }}@{{ . }}{{ else }}{{ $repository }}:{{ $v.tag }}{{ end -}}
+{{- end }}
+{{- define "sandgate.labels" -}}
+app.kubernetes.io/name: sandgate
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+{{- define "sandgate.meta" -}}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end }}
+{{- define "sandgate.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
