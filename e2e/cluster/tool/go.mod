@@ -1,0 +1,3 @@
+module github.com/sandgate-dev/sandgate/e2e/cluster/tool
+
+go 1.24.0
