@@ -61,6 +61,8 @@ type world struct {
 	between atomic.Pointer[interceptor.Funcs]
 	times   sandbox.Times
 
+	stop func() // ends the controller
+
 	pods struct {
 		sync.Mutex
 		made map[string]int // by name, how often
@@ -126,8 +128,8 @@ func (w *world) start(f func(ctx context.Context)) (stop func()) {
 	return stop
 }
 
-// control runs a controller, until the test ends or stop is called.
-func (w *world) control() (stop func()) {
+// control runs a controller, until the test ends or w.stop is called.
+func (w *world) control() {
 	w.t.Helper()
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	crlog.SetLogger(logr.FromSlogHandler(slog.DiscardHandler))
@@ -167,14 +169,13 @@ func (w *world) control() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	require.NoError(w.t, sets.Setup(ctx, mgr))
 	require.NoError(w.t, sandboxes.Setup(mgr))
-	stop = w.start(func(run context.Context) {
+	w.stop = w.start(func(run context.Context) {
 		defer cancel()
 		if err := mgr.Start(run); err != nil && run.Err() == nil {
 			panic(err)
 		}
 	})
 	require.True(w.t, mgr.GetCache().WaitForCacheSync(w.t.Context()))
-	return stop
 }
 
 // intercepted asks w.between at each call.
@@ -343,10 +344,14 @@ func (w *world) eventually(f func(c *assertT), msg ...any) {
 	require.EventuallyWithT(w.t, f, 30*time.Second, 50*time.Millisecond, msg...)
 }
 
-// never makes sure that f holds for a while.
+// always makes sure that f holds for a while.
 func (w *world) always(d time.Duration, f func() bool, msg ...any) {
 	w.t.Helper()
-	require.Never(w.t, func() bool { return !f() }, d, 50*time.Millisecond, msg...)
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for end := time.Now().Add(d); time.Now().Before(end); <-ticker.C {
+		require.True(w.t, f(), msg...)
+	}
 }
 
 // full waits until a set is full.

@@ -2,13 +2,17 @@ package injection
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -88,19 +92,21 @@ func (w *Watch) look(ctx context.Context) {
 	select {
 	case <-w.cfg.Elected:
 		if cm.UID != "" {
-			w.cfg.Events.Eventf(&cm, nil, corev1.EventTypeWarning, "InjectionInvalid", "Parse", "%s", Note(fault))
+			Tell(w.cfg.Events, &cm, corev1.EventTypeWarning, "InjectionInvalid", "Parse", fault)
 		}
 	default:
 	}
 }
 
-// Note is a message cut to what an event can hold.
-func Note(text string) string {
-	const most = 1000
-	if len(text) <= most {
-		return text
+// Tell makes an event. Events of one reason and action are folded into one that bears the first one's text; the text is made part of the
+// action, so that only the same is folded.
+func Tell(r events.EventRecorder, about runtime.Object, kind, reason, action, text string) {
+	const most = 1000 // an event holds 1,024
+	if len(text) > most {
+		text = strings.ToValidUTF8(text[:most], "") + " ..."
 	}
-	return text[:most] + " ..."
+	sum := sha256.Sum256([]byte(text))
+	r.Eventf(about, nil, kind, reason, action+"-"+hex.EncodeToString(sum[:3]), "%s", text)
 }
 
 // Valid is a gauge of whether the ConfigMap as it is now is in force.

@@ -223,7 +223,7 @@ func (p *pass) warn(reason, action, message string) {
 }
 
 func (p *pass) event(kind, reason, action, message string) {
-	p.r.cfg.Events.Eventf(p.sb, nil, kind, reason, action, "%s", injection.Note(message))
+	injection.Tell(p.r.cfg.Events, p.sb, kind, reason, action, message)
 }
 
 // write patches the status, if it tells something new. Chores that are done are forgotten only when it is written.

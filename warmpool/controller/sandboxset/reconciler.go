@@ -153,5 +153,5 @@ func (p *pass) run(ctx context.Context) (ctrl.Result, error) {
 }
 
 func (p *pass) warn(reason, format string, args ...any) {
-	p.r.cfg.Events.Eventf(p.set, nil, corev1.EventTypeWarning, reason, "Fill", "%s", injection.Note(fmt.Sprintf(format, args...)))
+	injection.Tell(p.r.cfg.Events, p.set, corev1.EventTypeWarning, reason, "Fill", fmt.Sprintf(format, args...))
 }

@@ -1,0 +1,239 @@
+package controller_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+func dataA() v1alpha1.Mount { return v1alpha1.Mount{ID: "a", Volume: "pv-a", Path: "/data/a"} }
+
+// handedOut is a sandbox that was claimed with a mount, which the gateway has made.
+func (w *world) handedOut(name string, mounts ...v1alpha1.Mount) *v1alpha1.Sandbox {
+	w.t.Helper()
+	s := w.full(w.set(name, 1))
+	one := w.sandboxes(name)[0]
+	a, _ := w.fitter.agent(w.t.Context(), &one, "")
+	w.fitter.with(func(*fitter) {
+		for _, m := range mounts {
+			a.mounts["h-"+m.Volume+" "+m.Path] = ""
+		}
+	})
+	sb, err := w.claim(&one, mounts...)
+	require.NoError(w.t, err)
+	edit(w, s, func(s *v1alpha1.SandboxSet) { s.Spec.Replicas = 0 })
+	return sb
+}
+
+// phases waits until a sandbox's mounts are as told: "id phase".
+func (w *world) phases(sb *v1alpha1.Sandbox, want ...string) *v1alpha1.Sandbox {
+	w.t.Helper()
+	w.eventually(func(c *assertT) {
+		require.NoError(c, w.client.Get(w.t.Context(), clientKey(sb), sb))
+		var have []string
+		for _, m := range sb.Status.Mounts {
+			have = append(have, m.ID+" "+m.Phase)
+		}
+		require.ElementsMatch(c, want, have, "%+v", sb.Status.Mounts)
+	})
+	return sb
+}
+
+func TestMountsOfAClaimAreToldOnceAndLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA(), v1alpha1.Mount{ID: "b", Volume: "pv-red", Path: "/data/b", SubPath: "x/${SANDBOX_ID}", ReadOnly: true})
+	w.phases(sb, "a Mounted", "b Mounted")
+	require.Equal(t, "2/2", sb.Status.MountSummary)
+	require.Equal(t, "pv-a", sb.Status.Mounts[0].Source)
+	require.Equal(t, "h-pv-a", sb.Status.Mounts[0].VolumeHandle)
+	require.NotNil(t, sb.Status.Mounts[0].MountedAt)
+	require.Equal(t, "pv-red:x/"+sb.Labels[v1alpha1.LabelSandboxID], sb.Status.Mounts[1].Source)
+	require.True(t, sb.Status.Mounts[1].ReadOnly)
+	version := sb.ResourceVersion
+	w.always(2*time.Second, func() bool { return w.get(sb).ResourceVersion == version }, "looking at what works writes nothing")
+	require.Zero(t, w.fitter.count("publish pv-a /data/a"))
+	require.Zero(t, w.fitter.inits[sb.UID], "the gateway has done it")
+}
+
+func TestAMountIsTheRequestsBusinessAtFirst(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool")
+	began := time.Now()
+	sb = edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = []v1alpha1.Mount{dataA()} })
+	w.phases(sb, "a Pending")
+	require.Zero(t, w.fitter.count("publish pv-a /data/a"))
+	w.phases(sb, "a Mounted")
+	require.GreaterOrEqual(t, time.Since(began), w.times.Create-500*time.Millisecond)
+}
+
+func TestMountsAreEditedByHand(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	edit(w, sb, func(sb *v1alpha1.Sandbox) {
+		sb.Spec.Mounts = append(sb.Spec.Mounts,
+			v1alpha1.Mount{ID: "b", Volume: "pv-red", Path: "/data/b"},
+			v1alpha1.Mount{ID: "blue", Volume: "pv-blue", Path: "/data/blue"},
+			v1alpha1.Mount{ID: "none", Volume: "pv-none", Path: "/data/none"},
+			v1alpha1.Mount{ID: "nested", Volume: "pv-b", Path: "/data/a/in"},
+			v1alpha1.Mount{ID: "etc", Volume: "pv-b", Path: "/etc/x"},
+			v1alpha1.Mount{ID: "own", Volume: "pv-b", Path: "/.sandgate/bin/x"},
+			v1alpha1.Mount{ID: "odd", Volume: "pv-b", Path: "/data/../x"},
+		)
+	})
+	w.phases(sb, "a Mounted", "b Mounted", "blue Failed", "none Failed", "nested Failed", "etc Failed", "own Failed", "odd Failed")
+	require.Equal(t, "2/8", sb.Status.MountSummary)
+	require.Equal(t, []string{"h-pv-a /data/a", "h-pv-red /data/b"}, w.fitter.mounted(sb))
+	for i, m := range sb.Status.Mounts {
+		if m.Phase == "Failed" {
+			require.NotEmpty(t, m.Message, i)
+			w.eventually(func(c *assertT) { require.Contains(c, w.events(sb.Name), m.Message) })
+		}
+	}
+	require.Equal(t, sb.Status.Mounts[2].Message, sb.Status.Mounts[3].Message, "another team's volume is as if it were not there")
+
+	edit(w, sb, func(sb *v1alpha1.Sandbox) {
+		sb.Spec.Mounts = []v1alpha1.Mount{{ID: "a", Volume: "pv-a", Path: "/elsewhere"}}
+	})
+	w.phases(sb, "a Mounted")
+	require.Equal(t, []string{"h-pv-a /elsewhere"}, w.fitter.mounted(sb), "moved, and the others taken away")
+	edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = nil })
+	w.phases(sb)
+	require.Empty(t, w.fitter.mounted(sb))
+	require.Empty(t, w.get(sb).Status.MountSummary)
+}
+
+func TestASandboxOfNobodyMountsWhatEverybodyMay(t *testing.T) {
+	w := newWorld(t)
+	sb := w.sandbox("mine", func(sb *v1alpha1.Sandbox) {
+		sb.Spec.Mounts = []v1alpha1.Mount{dataA(), {ID: "red", Volume: "pv-red", Path: "/red"}}
+	})
+	w.phases(sb, "a Mounted", "red Failed")
+	without := w.sandbox("without", func(sb *v1alpha1.Sandbox) {
+		sb.Spec.Runtimes, sb.Spec.Mounts = nil, []v1alpha1.Mount{dataA()}
+	})
+	w.phases(without, "a Failed")
+	require.Contains(t, without.Status.Mounts[0].Message, `runtimes do not include "csi"`)
+}
+
+func TestADeadMountIsMadeAgain(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	w.fitter.with(func(f *fitter) {
+		f.agents[sb.UID].mounts["h-pv-a /data/a"] = "the client that serves this volume has ended"
+	})
+	w.eventually(func(c *assertT) {
+		require.Equal(c, 1, w.fitter.count("publish pv-a /data/a"))
+		require.Contains(c, w.events(sb.Name), "MountRepaired")
+	})
+	w.phases(sb, "a Mounted")
+	require.Empty(t, sb.Status.Mounts[0].Message)
+}
+
+func TestAMountThatCannotBeMadeAgainSaysWhy(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	w.fitter.with(func(f *fitter) {
+		delete(f.agents[sb.UID].mounts, "h-pv-a /data/a")
+		f.publish = func(mount.Mount) error { return fmt.Errorf("%w: no such bucket", mount.ErrNotFound) }
+	})
+	w.phases(sb, "a Failed")
+	require.Contains(t, sb.Status.Mounts[0].Message, "no such bucket")
+	require.Equal(t, "0/1", sb.Status.MountSummary)
+	w.fitter.with(func(f *fitter) {
+		f.publish = func(mount.Mount) error { return errors.New("internal: /var/secret/path") }
+	})
+	w.eventually(func(c *assertT) { require.NotContains(c, w.get(sb).Status.Mounts[0].Message, "no such bucket") })
+	require.NotContains(t, w.get(sb).Status.Mounts[0].Message, "/var/secret")
+	w.fitter.with(func(f *fitter) { f.publish = nil })
+	w.phases(sb, "a Mounted")
+}
+
+func TestAnAgentThatDoesNotAnswerTakesNoMountAway(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	w.fitter.with(func(f *fitter) { f.fail = fmt.Errorf("%w: 10.0.0.1:49990 refused", channel.ErrUnreachable) })
+	w.eventually(func(c *assertT) {
+		m := w.get(sb).Status.Mounts[0]
+		require.Equal(c, "Mounted", m.Phase)
+		require.Equal(c, channel.ErrUnreachable.Error(), m.Message)
+	})
+	w.fitter.with(func(f *fitter) { f.fail = nil })
+	w.eventually(func(c *assertT) { require.Empty(c, w.get(sb).Status.Mounts[0].Message) })
+	require.Zero(t, w.fitter.count("publish pv-a /data/a"))
+}
+
+func TestAContainerThatRestartedIsFittedOutAgain(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.times.Look = time.Hour }) // only what happens makes it look
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	require.NotEmpty(t, sb.Status.StartedContainer)
+	w.fitter.with(func(f *fitter) { delete(f.agents[sb.UID].mounts, "h-pv-a /data/a") })
+	w.status(t.Context(), sb.Name, func(s *corev1.PodStatus) {
+		s.ContainerStatuses[0].ContainerID, s.ContainerStatuses[0].RestartCount = "test://again", 1
+	})
+	w.eventually(func(c *assertT) {
+		require.Equal(c, []string{"h-pv-a /data/a"}, w.fitter.mounted(sb))
+		require.Equal(c, "test://again", w.get(sb).Status.StartedContainer)
+		w.fitter.with(func(f *fitter) { require.Equal(c, 1, f.inits[sb.UID]) })
+	})
+
+	// While its daemon cannot be initialised it is not fitted out.
+	w.fitter.with(func(f *fitter) { f.initErr = errors.New("connection refused") })
+	w.status(t.Context(), sb.Name, func(s *corev1.PodStatus) { s.ContainerStatuses[0].ContainerID = "test://third" })
+	w.always(500*time.Millisecond, func() bool { return w.get(sb).Status.StartedContainer == "test://again" })
+	w.fitter.with(func(f *fitter) { f.initErr = nil })
+	w.eventually(func(c *assertT) { require.Equal(c, "test://third", w.get(sb).Status.StartedContainer) })
+}
+
+func TestAnAgentThatRestartedIsLookedAtAtOnce(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.times.Look = time.Hour })
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	w.fitter.with(func(f *fitter) { delete(f.agents[sb.UID].mounts, "h-pv-a /data/a") })
+	w.status(t.Context(), sb.Name, func(s *corev1.PodStatus) {
+		for i := range s.InitContainerStatuses {
+			if s.InitContainerStatuses[i].Name == "agent" {
+				s.InitContainerStatuses[i].ContainerID = "test://new-agent"
+			}
+		}
+	})
+	w.eventually(func(c *assertT) { require.Equal(c, []string{"h-pv-a /data/a"}, w.fitter.mounted(sb)) })
+	require.Zero(t, w.fitter.inits[sb.UID], "the daemon has not restarted")
+}
+
+func TestAnotherControllerLooksAfterWhatIsMounted(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	w.stop()
+	w.fitter.with(func(f *fitter) { delete(f.agents[sb.UID].mounts, "h-pv-a /data/a") })
+	w.control()
+	w.eventually(func(c *assertT) { require.Equal(c, []string{"h-pv-a /data/a"}, w.fitter.mounted(sb)) })
+}
+
+func TestVolumesThatCannotBeLookedUpChangeNothing(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	w.volumes.mu.Lock()
+	w.volumes.err = errors.New("API server away")
+	w.volumes.mu.Unlock()
+	w.always(time.Second, func() bool { return w.get(sb).Status.Mounts[0].Phase == "Mounted" })
+	w.volumes.mu.Lock()
+	w.volumes.err = nil
+	delete(w.volumes.all, "pv-a")
+	w.volumes.mu.Unlock()
+	w.always(time.Second, func() bool { return w.get(sb).Status.Mounts[0].Phase == "Mounted" }, "a volume that is mounted outlives its object")
+}
