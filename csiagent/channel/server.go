@@ -140,12 +140,8 @@ func (s *Server) greet(ctx context.Context, raw net.Conn, ours, strangers *queue
 		_ = raw.Close()
 		return
 	}
-	to := strangers
-	if state := c.ConnectionState(); state.NegotiatedProtocol == "h2" {
-		if !client(state) {
-			_ = raw.Close()
-			return
-		}
+	to := strangers // the kubelet's probes speak HTTP/2 as well
+	if state := c.ConnectionState(); state.NegotiatedProtocol == "h2" && client(state) {
 		to = ours
 	}
 	if !to.put(ctx, c) {
