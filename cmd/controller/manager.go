@@ -20,6 +20,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	crconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -75,6 +76,7 @@ func newManager(cfg config, access *rest.Config, types *runtime.Scheme) (manager
 		LeaderElectionReleaseOnCancel: true,
 		Metrics:                       server.Options{BindAddress: "0"}, // served by boot
 		HealthProbeBindAddress:        "0",
+		Controller:                    crconfig.Controller{SkipNameValidation: ptr.To(true)}, // of the process's metrics; there is one manager in it
 		GracefulShutdownTimeout:       ptr.To(20 * time.Second),
 	})
 }

@@ -33,6 +33,7 @@ type process struct {
 	rest      *rest.Config
 	types     *runtime.Scheme
 	live      client.Client
+	registry  prometheus.Registerer
 	injection injection.Current
 	synced    atomic.Bool
 }
@@ -46,20 +47,26 @@ func run(cfg config, log *slog.Logger) error {
 		}
 		group.Add("traces", traces)
 	}
-	p := &process{cfg: cfg, log: log}
-	var err error
-	if p.rest, p.types, err = connect(cfg, log); err != nil {
+	access, types, err := connect(cfg, log)
+	if err != nil {
 		return err
 	}
-	if p.live, err = client.New(p.rest, client.Options{Scheme: p.types}); err != nil {
-		return err
-	}
-	if err := register(metrics.Registry, boot.Build("controller"), injection.Valid(&p.injection)); err != nil {
+	p, err := newProcess(cfg, log, access, types, metrics.Registry)
+	if err != nil {
 		return err
 	}
 	group.Add("metrics", boot.Metrics(cfg.MetricsAddr, metrics.Registry, p.ready))
 	group.Add("controller", p.work)
 	return group.Run()
+}
+
+func newProcess(cfg config, log *slog.Logger, access *rest.Config, types *runtime.Scheme, registry prometheus.Registerer) (*process, error) {
+	live, err := client.New(access, client.Options{Scheme: types})
+	if err != nil {
+		return nil, err
+	}
+	p := &process{cfg: cfg, log: log, rest: access, types: types, live: live, registry: registry}
+	return p, register(registry, boot.Build("controller"), injection.Valid(&p.injection))
 }
 
 // ready says what is missing before this replica can work, or wait for its turn.
@@ -134,7 +141,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	if err != nil {
 		return err
 	}
-	return errors.Join(mgr.Add(watch), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), register(metrics.Registry,
+	return errors.Join(mgr.Add(watch), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), register(p.registry,
 		sandboxset.Pools(mgr.GetCache(), mgr.Elected()), sandbox.Mounts(mgr.GetCache(), mgr.Elected())))
 }
 

@@ -102,7 +102,7 @@ func rules(hostPaths []string, log *slog.Logger) (mount.Policy, func(mount.Mount
 	checks := map[string]func(mount.Mount) error{
 		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
-		mount.DriverOSS:      oss.New(oss.Config{Logger: log}).Check,
+		mount.DriverOSS:      oss.Check,
 	}
 	policy := mount.DefaultPolicy()
 	policy.Drivers = nil

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
+	"github.com/sandgate-dev/sandgate/warmpool/kube/keyring"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
+)
+
+func TestMain(m *testing.M) { os.Exit(apiserver.Main(m)) }
+
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// rights are all that the controller needs, by namespace: of pools, of the system and of the release.
+func rights(pool, release string) map[string][]rbacv1.PolicyRule {
+	rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
+		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
+	}
+	named := func(r rbacv1.PolicyRule, names ...string) rbacv1.PolicyRule {
+		r.ResourceNames = names
+		return r
+	}
+	return map[string][]rbacv1.PolicyRule{
+		pool: {
+			rule(v1alpha1.Group, "sandboxes", "get", "list", "watch", "create", "patch", "delete"),
+			rule(v1alpha1.Group, "sandboxes/status", "patch"),
+			rule(v1alpha1.Group, "sandboxes/finalizers", "update"),
+			rule(v1alpha1.Group, "sandboxsets", "get", "list", "watch"),
+			rule(v1alpha1.Group, "sandboxsets/status", "patch"),
+			rule(v1alpha1.Group, "sandboxsets/finalizers", "update"),
+			rule("", "pods", "get", "list", "watch", "create", "patch", "delete"),
+			rule("", "secrets", "create", "update"),
+			rule("events.k8s.io", "events", "create", "patch"),
+		},
+		v1alpha1.SystemNamespace: {
+			rule("", "secrets", "get"),
+			named(rule("", "configmaps", "get", "list", "watch"), v1alpha1.InjectionConfigMap),
+			rule("events.k8s.io", "events", "create", "patch"),
+		},
+		release: {
+			rule("", "secrets", "create"),
+			named(rule("", "secrets", "get", "update"), keyring.SecretKeys, keyring.SecretAuthority, keyring.SecretGatewayClient),
+			rule("coordination.k8s.io", "leases", "get", "create", "update"),
+			rule("events.k8s.io", "events", "create", "patch"),
+			rule("", "events", "create", "patch"),
+		},
+	}
+}
+
+const account = "system:serviceaccount:sandgate:sandgate-controller"
+
+// grant gives the controller its rights and no others.
+func grant(t *testing.T, c client.Client, pool, release string) {
+	t.Helper()
+	subject := []rbacv1.Subject{{Kind: "User", APIGroup: "rbac.authorization.k8s.io", Name: account}}
+	for ns, rules := range rights(pool, release) {
+		apiserver.Named(t, c, ns)
+		name := metav1.ObjectMeta{Namespace: ns, Name: "controller-" + pool}
+		require.NoError(t, c.Create(t.Context(), &rbacv1.Role{ObjectMeta: name, Rules: rules}))
+		require.NoError(t, c.Create(t.Context(), &rbacv1.RoleBinding{
+			ObjectMeta: name, RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: name.Name}, Subjects: subject,
+		}))
+	}
+	name := metav1.ObjectMeta{Name: "controller-" + pool}
+	require.NoError(t, c.Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"persistentvolumes"}, Verbs: []string{"get", "list", "watch"}},
+	}}))
+	require.NoError(t, c.Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: name, RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: name.Name}, Subjects: subject,
+	}))
+}
+
+func replica(t *testing.T, log *lines, pool, release string) (p *process, stop func()) {
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	cfg := config{Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{pool}, Elect: true}
+	access, types, err := connect(cfg, logger)
+	require.NoError(t, err)
+	access.Impersonate = rest.ImpersonationConfig{UserName: account}
+	p, err = newProcess(cfg, logger, access, types, prometheus.NewRegistry())
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- p.work(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			assert.NoError(t, <-ended)
+		})
+	}
+	t.Cleanup(stop)
+	return p, stop
+}
+
+// The whole program on a real API server, with the rights that the chart gives it and two replicas.
+func TestTheControllerWorksWithNoMoreThanItsRights(t *testing.T) {
+	c := apiserver.Client(t, apiserver.Start(t))
+	pool, release := apiserver.Namespace(t, c), apiserver.Namespace(t, c)
+	grant(t, c, pool, release)
+	log := &lines{}
+	first, stop := replica(t, log, pool, release)
+	require.Eventually(t, func() bool { return first.ready() == nil }, 30*time.Second, 20*time.Millisecond)
+	second, _ := replica(t, log, pool, release)
+	require.Eventually(t, func() bool { return second.ready() == nil }, 30*time.Second, 20*time.Millisecond, "one that waits is ready, too")
+	for _, name := range []string{keyring.SecretKeys, keyring.SecretAuthority, keyring.SecretGatewayClient} {
+		require.Eventually(t, func() bool {
+			return c.Get(t.Context(), client.ObjectKey{Namespace: release, Name: name}, &corev1.Secret{}) == nil
+		}, 10*time.Second, 20*time.Millisecond, name)
+	}
+
+	set := &v1alpha1.SandboxSet{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pool, Name: "pool"},
+		Spec: v1alpha1.SandboxSetSpec{
+			Replicas: 1, Runtimes: []v1alpha1.Runtime{{Name: "csi"}},
+			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "sandbox", Image: "i"}}}},
+		},
+	}
+	require.NoError(t, c.Create(t.Context(), set))
+	condition := func(kind string) (out metav1.Condition) {
+		if c.Get(t.Context(), client.ObjectKeyFromObject(set), set) == nil {
+			if found := meta.FindStatusCondition(set.Status.Conditions, kind); found != nil {
+				out = *found
+			}
+		}
+		return out
+	}
+	require.Eventually(t, func() bool {
+		return condition(v1alpha1.ConditionFilled).Reason == "InjectionNotConfigured" && first.injection.Fault() != ""
+	}, 10*time.Second, 20*time.Millisecond, "there is no ConfigMap yet")
+	require.Zero(t, testutil.ToFloat64(injection.Valid(&first.injection)))
+
+	cm := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.InjectionConfigMap},
+		Data:       map[string]string{"csi": "sidecars: [{name: agent, image: a}]"},
+	}
+	require.NoError(t, c.Create(t.Context(), cm))
+	t.Cleanup(func() { _ = c.Delete(context.Background(), cm) })
+	pods := func() (n int) {
+		var list corev1.PodList
+		require.NoError(t, c.List(t.Context(), &list, client.InNamespace(pool)))
+		return len(list.Items)
+	}
+	require.Eventually(t, func() bool { return pods() == 1 }, 20*time.Second, 50*time.Millisecond, log)
+	require.EqualValues(t, 1, testutil.ToFloat64(injection.Valid(&second.injection)), "the webhook of a replica that waits needs it, too")
+
+	cm.Data["csi"] = "sidecars: {"
+	require.NoError(t, c.Update(t.Context(), cm))
+	require.Eventually(t, func() bool { return condition(v1alpha1.ConditionInjectionConfigured).Status == metav1.ConditionFalse }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		var events corev1.EventList
+		require.NoError(t, c.List(t.Context(), &events, client.InNamespace(v1alpha1.SystemNamespace)))
+		return len(events.Items) > 0 && events.Items[0].Reason == "InjectionInvalid"
+	}, 10*time.Second, 50*time.Millisecond)
+	cm.Data["csi"] = "sidecars: [{name: agent, image: a}]"
+	require.NoError(t, c.Update(t.Context(), cm))
+	require.Eventually(t, func() bool { return condition(v1alpha1.ConditionInjectionConfigured).Status == metav1.ConditionTrue }, 10*time.Second, 20*time.Millisecond)
+
+	stop() // the lease is given back, and the other one goes on
+	set.Spec.Replicas = 2
+	require.NoError(t, c.Patch(t.Context(), &v1alpha1.SandboxSet{ObjectMeta: metav1.ObjectMeta{Namespace: pool, Name: "pool"}},
+		client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":2}}`))))
+	require.Eventually(t, func() bool { return pods() == 2 }, 30*time.Second, 50*time.Millisecond)
+	require.NotContains(t, log.String(), "forbidden")
+}
