@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -98,7 +97,7 @@ func (p *process) renewGateway(s *secrets) func(ctx context.Context) error {
 }
 
 // rules are those for mounts that nobody asked for over the API: the same as the gateway's.
-func rules(hostPaths []string, log *slog.Logger) (mount.Policy, func(mount.Mount) error) {
+func rules(hostPaths []string) (mount.Policy, func(mount.Mount) error) {
 	checks := map[string]func(mount.Mount) error{
 		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"net"
 	"net/http"
 
@@ -55,11 +54,11 @@ func traced(api http.Handler) http.Handler {
 }
 
 // checks are what the agents' drivers refuse without touching any storage.
-func checks(hostPaths []string, log *slog.Logger) map[string]kube.Check {
+func checks(hostPaths []string) map[string]kube.Check {
 	return map[string]kube.Check{
 		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
-		mount.DriverOSS:      oss.New(oss.Config{Logger: log}).Check,
+		mount.DriverOSS:      oss.Check,
 	}
 }
 

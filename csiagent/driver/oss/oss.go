@@ -57,6 +57,17 @@ func (d *Driver) Check(m mount.Mount) error {
 	return err
 }
 
+// Check is Driver.Check where the client is on another machine: it says what is wrong with m whichever client will mount it.
+func Check(m mount.Mount) error {
+	v, err := parse(m)
+	if err != nil {
+		return err
+	}
+	last := instead[v.fuseType][len(instead[v.fuseType])-1] // the one that takes every other's place
+	_, _, err = v.argv(last, last, "/")
+	return err
+}
+
 // command is the client's command line for m on dir, with the text of its credentials file.
 func (d *Driver) command(m mount.Mount, dir string) (v volume, args []string, file string, err error) {
 	if v, err = parse(m); err != nil {

@@ -244,3 +244,12 @@ func TestAVolumeThatNoClientCanServeIsRefusedBeforeOneIsStarted(t *testing.T) {
 	bad.Secret = nil
 	require.ErrorIs(t, d.Check(bad), mount.ErrInvalid)
 }
+
+func TestAVolumeIsCheckedWhereNoClientIsInstalled(t *testing.T) {
+	m := mount.Mount{
+		Attributes: map[string]string{"bucket": "bucket", "url": "http://127.0.0.1:1"}, Secret: mount.Secret{"akId": "id", "akSecret": "secret"},
+	}
+	require.NoError(t, Check(m))
+	m.Attributes["bucket"] = "B"
+	require.ErrorIs(t, Check(m), mount.ErrInvalid)
+}
