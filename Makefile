@@ -14,10 +14,10 @@ INSTALL := e2e/install.sh
 export CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify
+.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify generate cluster images e2e
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## --- for everyday use ---
 
@@ -45,11 +45,12 @@ vet:
 	@echo "== vet"
 	@go vet ./...
 
-unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity ## house rules, unit and integration tests with -race, as root
+unit: deps-run build cluster $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/controller-gen ## house rules, unit and integration tests with -race, as root
 	@echo "== house rules, unit and integration tests"
 	@mkdir -p $(CACHE)/reports
 	@$(BIN)/gotestsum --format standard-quiet --junitfile $(CACHE)/reports/go.xml -- \
-		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw CSI_SANITY=$(BIN)/csi-sanity SANDGATE_BIN=$(BIN)" ./...
+		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw CSI_SANITY=$(BIN)/csi-sanity SANDGATE_BIN=$(BIN) \
+		KUBE_ASSETS=$(CACHE)/cluster/bin CONTROLLER_GEN=$(BIN)/controller-gen" ./...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
 
@@ -70,6 +71,16 @@ docs: build ## writes docs/compatibility.md from the reports of the last SDK run
 bench: deps-run build $(BIN)/versitygw ## the figures: p50, p95, p99 of create, mount, proxy
 	@$(ASROOT) $(BIN)/e2e bench
 
+e2e: deps-run cluster $(BIN)/versitygw ## helm install, the seed and the real SDK on a real cluster on this machine, as root
+	@$(INSTALL) python 2.63.0
+	@$(ASROOT) e2e/kube.sh
+
+images: cluster ## the product's images as OCI archives in CACHE/images, without a container engine
+	@e2e/images.sh
+
+generate: $(BIN)/controller-gen ## deep copies and CRDs from warmpool/api
+	@cd warmpool/api/v1alpha1 && PATH=$(BIN):$$PATH go generate .
+
 fmt: ## gofmt
 	@gofmt -l -w $$(git ls-files '*.go')
 
@@ -85,7 +96,12 @@ build:
 	@CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/envd ./cmd/starter
 	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./cmd/sandgate ./e2e
 
+# A Kubernetes of our own; the first build takes 5 to 20 minutes.
+cluster:
+	@$(INSTALL) go
+	@$(ASROOT) SANDGATE_CLUSTER_WITH=helm e2e/cluster/cluster.sh build
+
 # External tools: one module each, so that none bends the product's dependencies. Rebuilt when its pin changes.
-$(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum $(BIN)/csi-sanity: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
+$(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum $(BIN)/csi-sanity $(BIN)/controller-gen: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
 	@$(INSTALL) go
 	@$(INSTALL) tool $*
