@@ -73,7 +73,7 @@ bench: deps-run build $(BIN)/versitygw ## the figures: p50, p95, p99 of create, 
 
 e2e: deps-run cluster $(BIN)/versitygw ## helm install, the seed and the real SDK on a real cluster on this machine, as root
 	@$(INSTALL) python 2.63.0
-	@$(ASROOT) e2e/kube.sh
+	@$(ASROOT) e2e/kube/run.sh
 
 images: cluster ## the product's images as OCI archives in CACHE/images, without a container engine
 	@e2e/images.sh

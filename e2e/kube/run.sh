@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The contract on a real cluster: helm install, the seed's manifests with their placeholders filled in, a real object store, and the real SDKs.
 # It needs root. Everything that it starts ends with it.
-#   kube.sh [keep]      keep: leave the cluster up, to look around
+#   run.sh [keep]      keep: leave the cluster up, to look around
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 export CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sandgate}
 export SANDGATE_CLUSTER_WITH="helm"
 CLUSTER=e2e/cluster/cluster.sh
@@ -51,7 +51,7 @@ sandbox_image() {
   debootstrap --variant=minbase --include=python3-minimal bookworm "$root" ${mirror:+"$mirror"} >"$CACHE/images/debootstrap.log" 2>&1
   chroot "$root" useradd -m -u 1000 -s /bin/bash user
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/dev/*
-  "$CACHE/cluster/bin/tool" mkimage -o "$out" -ref "$IMAGE" -rootfs "$root" -cmd /bin/sleep -cmd infinity
+  "$CACHE/cluster/bin/tool" mkimage -o "$out" -ref "$IMAGE" -rootfs "$root" -cmd /bin/bash -cmd -c -cmd 'trap "exit 0" TERM; sleep infinity & wait'
   rm -rf "$root"
 }
 
@@ -72,7 +72,7 @@ store=$!
 say "helm install"
 HELM=$CACHE/cluster/bin/helm.d/helm
 check "helm install gets ready" "$CLUSTER" exec "$HELM" install sandgate charts/sandgate -n sandgate --create-namespace --wait --timeout 120s
-check "helm refuses an unknown value" bash -c "! $CLUSTER exec $HELM template x charts/sandgate --set nonsense=1"
+check "helm refuses an unknown value" bash -c "$CLUSTER exec $HELM template x charts/sandgate --kube-version 1.36.0 --set nonsense=1 2>&1 | grep nonsense"
 
 say "the seed's manifests"
 cat >"$WORK/tmpfs.yaml" <<'YAML'
@@ -90,12 +90,47 @@ for f in e2e/testdata/seed/*.yaml; do
 done
 check "they apply" kubectl apply -f "$WORK/oss.yaml" -f "$WORK/nas.yaml" -f "$WORK/sandboxset.yaml" -f "$WORK/tmpfs.yaml"
 # The seed asks for 4 whole CPUs, which this machine may not have: what fits gets ready, the rest waits.
-check "a sandbox gets ready" until_ok 60 bash -c "[ \"\$($CLUSTER exec kubectl get sbs code-interpreter-inject-test -o 'jsonpath={.status.availableReplicas}')\" -ge 1 ]"
+ready() { until_ok 90 bash -c "[ \"\$($CLUSTER exec kubectl get sbs code-interpreter-inject-test -o 'jsonpath={.status.availableReplicas}')\" -ge 1 ]"; }
+check "a sandbox gets ready" ready
 
-say "the real SDKs"
+say "the real SDK"
 key=$(kubectl -n sandgate get secret sandgate-admin-key -o 'jsonpath={.data.key}' | base64 -d)
 address=$(kubectl -n sandgate get service sandgate-gateway -o 'jsonpath={.spec.clusterIP}'):3000
 sdk() { E2B_API_KEY=$key E2B_API_URL=http://$address E2B_SANDBOX_URL=http://$address "$CLUSTER" exec "$CACHE/python/2.63.0/bin/python" "$@"; }
+export CLUSTER
 check "the seed's example, Python" sdk e2e/demo/example.py
-cat "$WORK/out"
+sed 's/^/      /' "$WORK/out"
 check "its file is an object of the bucket" grep -q "written by a command" "$WORK/objects/$BUCKET/data-subPath/hello.txt"
+check "a sandbox gets ready again" ready
+check "several volumes, refusals, kill" sdk e2e/kube/volumes.py
+check "a sandbox gets ready again" ready
+check "a volume comes back after its agent was killed" sdk e2e/kube/heal.py
+sed 's/^/      /' "$WORK/out"
+
+say "who may do what"
+may() { [ "$("$CLUSTER" exec kubectl auth can-i "$3" "$4" -n "$2" --as="system:serviceaccount:sandgate:sandgate-$1" 2>/dev/null)" = "$5" ]; }
+while read -r who namespace verb what answer; do
+  check "$who, $namespace: $verb $what: $answer" may "$who" "$namespace" "$verb" "$what" "$answer"
+done <<'TABLE'
+gateway sandbox-system get secrets yes
+gateway sandbox-system list secrets no
+gateway sandbox-system watch secrets no
+gateway default get secrets no
+gateway default create pods no
+gateway sandgate get secrets/sandgate-ca no
+gateway kube-system get secrets no
+controller sandbox-system get secrets yes
+controller sandbox-system list secrets no
+controller default get secrets no
+controller default list secrets no
+controller default create secrets yes
+controller default create pods yes
+controller kube-system create pods no
+controller kube-system get secrets no
+TABLE
+
+say "nothing is left of the sandboxes"
+clean() { [ -z "$("$CLUSTER" exec kubectl get sbx -A -o 'jsonpath={.items[?(@.spec.claim)].metadata.name}')" ]; }
+check "no claimed sandbox" until_ok 60 clean
+mounts() { ! "$CLUSTER" node grep -E "fuse.s3fs|/\.sandgate/.*tmpfs" /proc/1/mountinfo; }
+check "no volume in the node's mount table" mounts

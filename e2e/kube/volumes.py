@@ -1,0 +1,34 @@
+"""Several volumes by csi-volume-config: each is really mounted, read-only holds, and what is wrong is refused before a sandbox is claimed."""
+import json
+from e2b import Sandbox, SandboxException
+
+CONFIG = "e2b.agents.kruise.io/csi-volume-config"
+TEMPLATE = "code-interpreter-inject-test"
+
+try:
+    Sandbox.create(TEMPLATE, metadata={CONFIG: '[{"pvName":"no-such-pv","mountPath":"/a"},{"pvName":"scratch","mountPath":"/proc/x"}]'})
+    raise SystemExit("bad volumes were accepted")
+except SandboxException as e:
+    for place in ("csi-volume-config[0].pvName", "csi-volume-config[1].mountPath"):
+        assert place in str(e), e
+
+sandbox = Sandbox.create(TEMPLATE, timeout=120, envs={"WHO": "me"}, metadata={CONFIG: json.dumps([
+    {"pvName": "scratch", "mountPath": "/scratch"},
+    {"pvName": "oss-pv-sandbox-system", "mountPath": "/data", "subPath": "many"},
+    {"pvName": "oss-pv-sandbox-system", "mountPath": "/data-ro", "subPath": "many", "readOnly": True},
+])})
+try:
+    run = lambda c: sandbox.commands.run(c).stdout.strip()
+    assert run("echo $WHO $E2B_SANDBOX_ID") == f"me {sandbox.sandbox_id}"
+    assert run("id -un") == "user"
+    run("echo one > /scratch/a && echo two > /data/b")
+    assert run("cat /scratch/a /data/b") == "one\ntwo"
+    assert run("touch /data-ro/c 2>&1 || true").endswith("Read-only file system")
+    assert run("stat -f -c %T /scratch /data") == "tmpfs\nfuseblk", run("stat -f -c %T /scratch /data")
+    sandbox.files.write("/data/d", "by the files API")
+    assert sandbox.files.read("/data/d") == "by the files API"
+    assert [s.sandbox_id for s in Sandbox.list().next_items()] == [sandbox.sandbox_id]
+finally:
+    assert sandbox.kill()
+assert not sandbox.kill(), "a second kill finds nothing"
+print("volumes: ok")
