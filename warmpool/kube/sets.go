@@ -133,7 +133,7 @@ func changed(x *v1alpha1.SandboxSet) time.Time {
 // failing says why a pool cannot be filled, empty when it can.
 func failing(x *v1alpha1.SandboxSet) string {
 	c := meta.FindStatusCondition(x.Status.Conditions, v1alpha1.ConditionFilled)
-	if c == nil || c.Status != metav1.ConditionFalse || c.Reason == v1alpha1.ReasonFilling || c.Reason == v1alpha1.ReasonUpdating {
+	if c == nil || c.Status != metav1.ConditionFalse || v1alpha1.Passing(c.Reason) {
 		return ""
 	}
 	return cmp.Or(c.Message, c.Reason)

@@ -173,12 +173,18 @@ const (
 	ConditionInjectionConfigured = "InjectionConfigured"
 )
 
-// Reasons of a condition Filled that is False without anything being wrong: a claim that finds no stock is worth its wait. With any
-// other reason it is refused at once, with the condition's message.
+// Reasons of a condition Filled that is False and may be True in a moment.
 const (
-	ReasonFilling  = "Filling"  // stock is in the making
-	ReasonUpdating = "Updating" // stale stock is being replaced
+	ReasonFilling       = "Filling"       // stock is in the making
+	ReasonUpdating      = "Updating"      // stale stock is being replaced
+	ReasonUnschedulable = "Unschedulable" // no node has room, until another sandbox ends or a node is added
 )
+
+// Passing says whether a condition Filled that is False for this reason is worth a wait of whoever finds no stock. With any other reason
+// a claim is refused at once, with the condition's message.
+func Passing(reason string) bool {
+	return reason == ReasonFilling || reason == ReasonUpdating || reason == ReasonUnschedulable
+}
 
 // SandboxSetList is a list of SandboxSets.
 //
