@@ -16,9 +16,10 @@ func TestVolumesGoBeforeThePod(t *testing.T) {
 	w := newWorld(t)
 	sb := w.handedOut("pool", dataA())
 	w.phases(sb, "a Mounted")
+	known := sb.DeepCopy()
 	w.fitter.with(func(f *fitter) {
 		f.leave = func(string) error {
-			if w.podOf(sb).DeletionTimestamp != nil {
+			if w.podOf(known).DeletionTimestamp != nil {
 				return fmt.Errorf("too late")
 			}
 			return nil

@@ -48,7 +48,7 @@ func (w *world) phases(sb *v1alpha1.Sandbox, want ...string) *v1alpha1.Sandbox {
 }
 
 func TestMountsOfAClaimAreToldOnceAndLeftAlone(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, func(w *world) { w.times.Create = time.Minute })
 	sb := w.handedOut("pool", dataA(), v1alpha1.Mount{ID: "b", Volume: "pv-red", Path: "/data/b", SubPath: "x/${SANDBOX_ID}", ReadOnly: true})
 	w.phases(sb, "a Mounted", "b Mounted")
 	require.Equal(t, "2/2", sb.Status.MountSummary)

@@ -431,3 +431,21 @@ func TestASetThatIsDeletedMakesNothingMore(t *testing.T) {
 	w.eventually(func(c *assertT) { require.Len(c, w.sandboxes("pool"), 1) })
 	w.always(time.Second, func() bool { return len(w.sandboxes("pool")) == 1 })
 }
+
+func TestAPoolWithoutRoomIsWorthAWait(t *testing.T) {
+	w := newWorld(t)
+	w.plays(func(*corev1.Pod) *corev1.PodStatus {
+		return &corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/1 nodes are available: 1 Insufficient cpu.",
+		}}}
+	})
+	s := w.set("pool", 2)
+	w.eventually(func(c *assertT) {
+		require.NoError(c, w.client.Get(t.Context(), clientKey(s), s))
+		filled := condition(s, v1alpha1.ConditionFilled)
+		require.Equal(c, v1alpha1.ReasonUnschedulable, filled.Reason)
+		require.True(c, v1alpha1.Passing(filled.Reason))
+		require.Contains(c, filled.Message, "Insufficient cpu")
+		require.Contains(c, w.events("pool"), "Insufficient cpu")
+	})
+}

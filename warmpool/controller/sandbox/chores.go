@@ -39,14 +39,16 @@ type memory struct {
 
 	mu       sync.Mutex
 	running  bool
+	bounded  bool // the chore that is under way is one of a sandbox that goes on
 	cancel   context.CancelFunc
 	report   *report // of a chore that is done, until the status has it
 	of       string  // what the last report was made of
 	due      time.Time
 	misses   int       // in a row
 	inited   time.Time // when the daemon was last initialised from here
-	detached bool
-	seen     bool // the report is in the status that is being written
+	deleted  time.Time // when the sandbox was first seen to be deleted, by our own clock
+	detached bool      // its volumes are off, or have had their time
+	seen     bool      // the report is in the status that is being written
 }
 
 // report is what came of a chore.
@@ -100,7 +102,7 @@ func (c *chores) run(key types.NamespacedName, m *memory, bounded bool, f func(c
 		return
 	}
 	ctx, cancel := context.WithCancel(stop)
-	m.running, m.cancel = true, cancel
+	m.running, m.bounded, m.cancel = true, bounded, cancel
 	c.work.Go(func() {
 		defer cancel()
 		if bounded {
@@ -112,7 +114,9 @@ func (c *chores) run(key types.NamespacedName, m *memory, bounded bool, f func(c
 				return
 			}
 		}
-		out := f(ctx)
+		traced, end := begin(ctx, key, bounded)
+		out := f(traced)
+		end(out)
 		if ctx.Err() != nil { // nobody wants to know any more
 			m.done(nil)
 		} else {
@@ -148,6 +152,17 @@ func (m *memory) end() {
 	if m.cancel != nil {
 		m.cancel()
 	}
+}
+
+// giveUp ends a chore that was started when the sandbox was to go on, and says whether there was one.
+func (m *memory) giveUp() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.running || !m.bounded {
+		return false
+	}
+	m.cancel()
+	return true
 }
 
 // peek is what came of a chore, nil when none is done. It stays until it was taken.

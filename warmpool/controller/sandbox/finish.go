@@ -53,7 +53,7 @@ func (p *pass) finish(ctx context.Context) error {
 func (p *pass) doomed(ctx context.Context) (*corev1.Pod, error) {
 	var pod corev1.Pod
 	err := p.r.cfg.Client.Get(ctx, client.ObjectKeyFromObject(p.sb), &pod)
-	if apierrors.IsNotFound(err) && !p.memory.detachedBefore() { // the cache may not have heard of it yet
+	if apierrors.IsNotFound(err) && !p.memory.isDetached() { // the cache may not have heard of it yet
 		err = p.r.cfg.Live.Get(ctx, client.ObjectKeyFromObject(p.sb), &pod)
 	}
 	if apierrors.IsNotFound(err) || err == nil && !owned(&pod, p.sb) {
@@ -74,44 +74,61 @@ func (p *pass) terminating(ctx context.Context) error {
 // detached says whether the sandbox's volumes are off, or have had their time.
 func (p *pass) detached(pod *corev1.Pod) bool {
 	m := p.memory
-	r := m.peek()
-	if r != nil && r.detached {
-		for _, n := range r.notes {
-			p.warn(n.reason, "Detach", n.message)
+	if r := m.peek(); r != nil {
+		if r.detached {
+			for _, n := range r.notes {
+				p.warn(n.reason, "Detach", n.message)
+			}
+			m.detach()
 		}
-		m.taken()
-		m.mu.Lock()
-		m.detached = true
-		m.mu.Unlock()
-	} else if r != nil { // of the time before; it says nothing any more
-		m.taken()
+		m.taken() // what came of an earlier chore says nothing any more
 	}
-	if m.detachedBefore() {
+	if m.isDetached() {
 		return true
 	}
 	known := p.known()
 	if len(known) == 0 || pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" {
-		m.mu.Lock()
-		m.detached = true
-		m.mu.Unlock()
+		m.detach()
 		return true
 	}
-	left := p.r.cfg.Times.Detach - p.now.Sub(p.sb.DeletionTimestamp.Time)
-	if grace := 2 * time.Second; left < -grace { // also where the chore has lost its way
-		p.warn("MountsAbandoned", "Detach", "the volumes could not be detached in time; the pod goes all the same, and last writes may be missing")
-		m.mu.Lock()
-		m.detached = true
-		m.mu.Unlock()
+	left := p.r.cfg.Times.Detach - p.deleted()
+	if left < -lostTime { // the chore has lost its way
+		p.warn(abandonedReason, "Detach", "the volumes could not be detached in time; the pod goes all the same, and last writes may be missing")
+		m.detach()
 		m.end()
 		return true
 	}
+	if m.giveUp() { // it wakes us when it has ended
+		p.again(time.Second)
+		return false
+	}
 	d := &detaching{cfg: &p.r.cfg, sb: p.sb.DeepCopy(), known: known, left: max(left, time.Second)}
 	p.r.chores.run(client.ObjectKeyFromObject(p.sb), m, false, d.run)
-	p.again(min(max(left+3*time.Second, time.Second), 3*time.Second))
+	p.again(max(left+lostTime+time.Second, time.Second))
 	return false
 }
 
-func (m *memory) detachedBefore() bool {
+// lostTime is how much longer than its time a chore may take to say so.
+const lostTime = 2 * time.Second
+
+// deleted is for how long the sandbox has been deleted, by one clock: the API server's may be another one than ours.
+func (p *pass) deleted() time.Duration {
+	m := p.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.deleted.IsZero() {
+		m.deleted = p.now
+	}
+	return p.now.Sub(m.deleted)
+}
+
+func (m *memory) detach() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.detached = true
+}
+
+func (m *memory) isDetached() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.detached
@@ -137,7 +154,7 @@ func (p *pass) outwait(ctx context.Context, pod *corev1.Pod) error {
 	} else if pod.Spec.TerminationGracePeriodSeconds != nil {
 		grace = time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
 	}
-	left := p.sb.DeletionTimestamp.Add(t.Detach + grace + t.Linger).Sub(p.now)
+	left := t.Detach + grace + t.Linger - p.deleted()
 	if left > 0 {
 		p.again(left)
 		return nil

@@ -172,7 +172,7 @@ var waits = map[string]bool{
 // obstacle is what keeps a pod from getting ready that its owner may do something about.
 func obstacle(pod *corev1.Pod) verdict {
 	if c := condition(pod, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionFalse && pod.Spec.NodeName == "" {
-		return verdict{Reason: cmp.Or(c.Reason, "Unschedulable"), Message: clean("no node takes its pod: " + c.Message)}
+		return verdict{Reason: cmp.Or(c.Reason, v1alpha1.ReasonUnschedulable), Message: clean("no node takes its pod: " + c.Message)}
 	}
 	for _, s := range statuses(pod) {
 		w := s.State.Waiting

@@ -35,11 +35,11 @@ func (p *pass) report(ctx context.Context) error {
 
 // urgent says whether b tells more than a's numbers.
 func urgent(a, b *v1alpha1.SandboxSetStatus) bool {
-	quiet := []string{"Filled", v1alpha1.ReasonFilling, v1alpha1.ReasonUpdating}
+	quiet := func(c *metav1.Condition) bool { return c.Status == metav1.ConditionTrue || v1alpha1.Passing(c.Reason) }
 	x, y := meta.FindStatusCondition(a.Conditions, v1alpha1.ConditionFilled), meta.FindStatusCondition(b.Conditions, v1alpha1.ConditionFilled)
 	i, j := meta.FindStatusCondition(a.Conditions, v1alpha1.ConditionInjectionConfigured), meta.FindStatusCondition(b.Conditions, v1alpha1.ConditionInjectionConfigured)
 	return a.ObservedGeneration != b.ObservedGeneration || a.UpdateRevision != b.UpdateRevision || x == nil || (i == nil) != (j == nil) ||
-		x.Reason != y.Reason && (!slices.Contains(quiet, x.Reason) || !slices.Contains(quiet, y.Reason)) ||
+		x.Reason != y.Reason && (!quiet(x) || !quiet(y)) ||
 		i != nil && (i.Status != j.Status || i.Message != j.Message)
 }
 
