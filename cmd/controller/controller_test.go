@@ -17,6 +17,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -74,6 +75,7 @@ func rights(pool, release string) map[string][]rbacv1.PolicyRule {
 		release: {
 			rule("", "secrets", "create"),
 			named(rule("", "secrets", "get", "update"), keyring.SecretKeys, keyring.SecretAuthority, keyring.SecretGatewayClient),
+			rule("", "configmaps", "list", "delete"),
 			rule("coordination.k8s.io", "leases", "get", "create", "update"),
 			rule("events.k8s.io", "events", "create", "patch"),
 			rule("", "events", "create", "patch"),
@@ -104,14 +106,9 @@ func grant(t *testing.T, c client.Client, pool, release string) {
 	}))
 }
 
-func replica(t *testing.T, log *lines, pool, release string) (p *process, stop func()) {
+func replica(t *testing.T, cfg config, logger *slog.Logger, access *rest.Config, types *runtime.Scheme) (p *process, stop func()) {
 	t.Helper()
-	logger := slog.New(slog.NewTextHandler(log, nil))
-	cfg := config{Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{pool}, Elect: true}
-	access, types, err := connect(cfg, logger)
-	require.NoError(t, err)
-	access.Impersonate = rest.ImpersonationConfig{UserName: account}
-	p, err = newProcess(cfg, logger, access, types, prometheus.NewRegistry())
+	p, err := newProcess(cfg, logger, access, types, prometheus.NewRegistry())
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -133,9 +130,14 @@ func TestTheControllerWorksWithNoMoreThanItsRights(t *testing.T) {
 	pool, release := apiserver.Namespace(t, c), apiserver.Namespace(t, c)
 	grant(t, c, pool, release)
 	log := &lines{}
-	first, stop := replica(t, log, pool, release)
+	logger := slog.New(slog.NewTextHandler(log, nil))
+	cfg := config{Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{pool}, Elect: true}
+	access, types, err := connect(cfg, logger)
+	require.NoError(t, err)
+	access.Impersonate = rest.ImpersonationConfig{UserName: account}
+	first, stop := replica(t, cfg, logger, access, types)
 	require.Eventually(t, func() bool { return first.ready() == nil }, 30*time.Second, 20*time.Millisecond)
-	second, _ := replica(t, log, pool, release)
+	second, _ := replica(t, cfg, logger, access, types)
 	require.Eventually(t, func() bool { return second.ready() == nil }, 30*time.Second, 20*time.Millisecond, "one that waits is ready, too")
 	for _, name := range []string{keyring.SecretKeys, keyring.SecretAuthority, keyring.SecretGatewayClient} {
 		require.Eventually(t, func() bool {

@@ -87,7 +87,7 @@ func (p *process) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pool, err := channel.NewPool(channel.PoolConfig{Identity: secrets.identity, Log: p.log})
+	pool, err := channel.NewPool(channel.PoolConfig{Identity: secrets.identity, Request: sandbox.Chore, Log: p.log})
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,10 @@ func (p *process) work(ctx context.Context) error {
 	if err := p.controllers(ctx, mgr, secrets, pool); err != nil {
 		return err
 	}
-	for _, r := range []manager.Runnable{everywhere(p.awaitCache(mgr)), manager.RunnableFunc(p.renewGateway(secrets))} {
+	for _, r := range []manager.Runnable{
+		everywhere(p.awaitCache(mgr)), manager.RunnableFunc(p.renewGateway(secrets)),
+		kube.Records{Client: p.live, Namespace: p.cfg.ReleaseNamespace, Log: p.log},
+	} {
 		if err := mgr.Add(r); err != nil {
 			return err
 		}
