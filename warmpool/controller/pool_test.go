@@ -78,9 +78,9 @@ func TestAPoolGrowsAndShrinks(t *testing.T) {
 	creates := w.count()
 	s := w.full(w.set("pool", 4))
 	all := w.sandboxes("pool")
+	w.always(1100*time.Millisecond, func() bool { return true }) // ages are in whole seconds
 	claimed, err := w.claim(&all[0])
 	require.NoError(t, err)
-	w.always(1100*time.Millisecond, func() bool { return true }) // ages are in whole seconds
 	edit(w, s, func(s *v1alpha1.SandboxSet) { s.Spec.Replicas = 12 })
 	w.full(s)
 	require.EqualValues(t, 13, creates.Load(), "nothing is made twice, however stale the cache is")

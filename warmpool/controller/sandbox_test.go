@@ -220,3 +220,33 @@ func TestAContainerThatFallsBackIsToldAndComesBack(t *testing.T) {
 	w.ready(sb)
 	require.Empty(t, sb.Status.Message)
 }
+
+func TestNothingIsWrittenWhileAClaimIsBeingAnswered(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.times.Settle = 2 * time.Second })
+	s := w.full(w.set("pool", 1))
+	one := w.sandboxes("pool")[0]
+	sb, err := w.claim(&one)
+	require.NoError(t, err)
+	edit(w, s, func(s *v1alpha1.SandboxSet) { s.Spec.Replicas = 0 })
+	w.always(time.Second, func() bool {
+		return w.get(sb).ResourceVersion == sb.ResourceVersion && w.podOf(sb).Labels[v1alpha1.LabelClaimed] == ""
+	})
+	w.eventually(func(c *assertT) {
+		require.Equal(c, "running", w.get(sb).Status.State)
+		require.Equal(c, "true", w.podOf(sb).Labels[v1alpha1.LabelClaimed])
+	})
+}
+
+func TestAClaimByHandIsAClaim(t *testing.T) {
+	w := newWorld(t)
+	s := w.full(w.set("pool", 1))
+	sb := w.sandboxes("pool")[0]
+	edit(w, &sb, claimed)
+	w.eventually(func(c *assertT) {
+		now := w.get(&sb)
+		require.Empty(c, now.OwnerReferences, "its set's end is not its own")
+		require.Equal(c, "true", now.Labels[v1alpha1.LabelClaimed])
+	})
+	w.full(s)
+	require.EqualValues(t, 1, s.Status.ClaimedReplicas)
+}

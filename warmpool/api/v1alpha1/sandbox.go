@@ -221,6 +221,9 @@ const ConditionReady = "Ready"
 // what is.
 const ReasonStarting = "Starting"
 
+// ReasonNodeLost of a condition Ready that is False: the sandbox's node does not answer.
+const ReasonNodeLost = "NodeLost"
+
 // PodInfo is what others need of a sandbox's pod.
 type PodInfo struct {
 	// +optional

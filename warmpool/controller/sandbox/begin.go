@@ -36,11 +36,21 @@ func (p *pass) deadline(ctx context.Context) (over bool, err error) {
 	return true, nil
 }
 
-// name gives a Sandbox that somebody made by hand what the others are made with.
+// name gives a Sandbox that somebody has made or claimed by hand what the others have.
 func (p *pass) name(ctx context.Context) (changed bool, err error) {
 	about := map[string]any{}
+	labels := map[string]string{}
 	if _, ok := warmpool.ParseID(p.sb.Labels[v1alpha1.LabelSandboxID]); !ok {
-		about["labels"] = map[string]string{v1alpha1.LabelSandboxID: string(warmpool.NewID())}
+		labels[v1alpha1.LabelSandboxID] = string(warmpool.NewID())
+	}
+	if p.sb.Spec.Claim != nil && p.sb.Labels[v1alpha1.LabelClaimed] != "true" {
+		labels[v1alpha1.LabelClaimed] = "true"
+	}
+	if len(labels) > 0 {
+		about["labels"] = labels
+	}
+	if p.sb.Spec.Claim != nil && p.stock() { // its set's end must not be its own
+		about["ownerReferences"] = slices.DeleteFunc(slices.Clone(p.sb.OwnerReferences), isSet)
 	}
 	if !slices.Contains(p.sb.Finalizers, v1alpha1.FinalizerMounts) {
 		about["finalizers"] = append(slices.Clone(p.sb.Finalizers), v1alpha1.FinalizerMounts)
@@ -85,15 +95,10 @@ func (p *pass) pod(ctx context.Context) (*corev1.Pod, error) {
 	// The cache may be behind: a sandbox is given up only on the API server's own word.
 	pod, err = p.look(ctx, p.r.cfg.Live)
 	if apierrors.IsNotFound(err) {
-		p.fail(verdict{Phase: v1alpha1.PhaseFailed, Failed: true, Reason: "PodDeleted", Message: gone(p.sb)})
+		p.fail(p.memory.lastWords(p.sb.Status.PodInfo.PodUID))
 		return nil, nil
 	}
 	return pod, err
-}
-
-// gone is the reason of a pod that is not there any more, as far as it is known.
-func gone(sb *v1alpha1.Sandbox) string {
-	return "its pod was deleted by somebody else; what was in it outside volumes is gone"
 }
 
 // look reads the sandbox's pod. A pod of its name that is not its own is nothing to go on with.

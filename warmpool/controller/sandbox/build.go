@@ -25,7 +25,7 @@ func (p *pass) make(ctx context.Context) (*corev1.Pod, error) {
 		p.unbuildable(err)
 		return nil, nil // the status tells of it
 	}
-	if err := p.identify(ctx); err != nil {
+	if err := p.introduce(ctx); err != nil {
 		return nil, p.refused(err, "IdentityRefused", "the Secret of its agent was refused")
 	}
 	err = p.r.cfg.Client.Create(ctx, pod)

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -47,6 +49,8 @@ type memory struct {
 	misses   int       // in a row
 	inited   time.Time // when the daemon was last initialised from here
 	deleted  time.Time // when the sandbox was first seen to be deleted, by our own clock
+	pod      string    // the UID of a pod that is gone
+	last     verdict   // on it
 	detached bool      // its volumes are off, or have had their time
 	seen     bool      // the report is in the status that is being written
 }
@@ -59,6 +63,7 @@ type report struct {
 	inited  bool
 	missed  bool // something did not work; look again soon
 	notes   []note
+	applied bool // to the memory
 	// of a chore that detaches
 	detached bool
 }
@@ -82,13 +87,16 @@ func (c *chores) of(sb *v1alpha1.Sandbox) *memory {
 	return m
 }
 
-func (c *chores) forget(key types.NamespacedName) {
+// forget returns the UID of what it knew.
+func (c *chores) forget(key types.NamespacedName) (uid types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m := c.all[key]; m != nil {
 		m.end()
 		delete(c.all, key)
+		uid = m.uid
 	}
+	return uid
 }
 
 // run starts a chore, unless one is under way. bounded ones wait for their turn.
@@ -152,6 +160,29 @@ func (m *memory) end() {
 	if m.cancel != nil {
 		m.cancel()
 	}
+}
+
+// bury keeps why a pod was ended: when it goes fast, nobody has seen it end before it is gone.
+func (c *chores) bury(pod *corev1.Pod) {
+	c.mu.Lock()
+	m := c.all[client.ObjectKeyFromObject(pod)]
+	c.mu.Unlock()
+	if ref := metav1.GetControllerOf(pod); m == nil || ref == nil || ref.UID != m.uid {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pod, m.last = string(pod.UID), bereaved(disrupted(pod))
+}
+
+// lastWords is the verdict on a pod that is gone.
+func (m *memory) lastWords(pod string) verdict {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.pod == pod {
+		return m.last
+	}
+	return bereaved("", "")
 }
 
 // giveUp ends a chore that was started when the sandbox was to go on, and says whether there was one.

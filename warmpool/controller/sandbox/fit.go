@@ -82,7 +82,10 @@ func (p *pass) apply(of string) {
 	m := p.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r.notes = nil // should the status not be written, they are not told twice
+	if r.applied { // the status could not be written the last time
+		return
+	}
+	r.notes, r.applied = nil, true
 	if r.inited {
 		m.inited = p.now
 	}

@@ -20,11 +20,16 @@ const secretType corev1.SecretType = "sandgate.dev/agent-identity"
 // secretName is the name of the Secret with the identity of a sandbox's agent.
 func secretName(sb *v1alpha1.Sandbox) string { return sb.Name + "-agent" }
 
-// identify makes the identity of the sandbox's agent. One that is there already may be of an earlier sandbox of the name and is replaced.
-func (p *pass) identify(ctx context.Context) error {
-	if !has(p.sb, v1alpha1.RuntimeCSI) {
+// introduce makes the identity of the sandbox's agent, before there is a pod for it.
+func (p *pass) introduce(ctx context.Context) error {
+	if at := p.sb.Status.IdentityRenewal; !has(p.sb, v1alpha1.RuntimeCSI) || at != nil && p.now.Before(at.Time) {
 		return nil
 	}
+	return p.identify(ctx)
+}
+
+// identify makes an identity of the sandbox's agent. One that is there already, be it of an earlier sandbox of the name, is replaced.
+func (p *pass) identify(ctx context.Context) error {
 	id, err := p.r.cfg.Authority.Agent(string(p.sb.UID), p.now)
 	if err != nil {
 		return err

@@ -25,6 +25,9 @@ const (
 // mounts brings the volumes in the sandbox to what its spec asks for, and tells of each. Those that are not asked for any more go first:
 // others may have their targets.
 func (j *job) mounts(ctx context.Context, out *report) {
+	if j.quiet(ctx, out) {
+		return
+	}
 	asked, err := j.resolve(ctx)
 	if err != nil { // the volumes cannot be looked up: leave everything as it is
 		j.cfg.Log.Warn("volumes cannot be looked up", "sandbox", j.sb.Name, "namespace", j.sb.Namespace, "error", err)
@@ -60,6 +63,42 @@ func (j *job) mounts(ctx context.Context, out *report) {
 		}
 	}
 	out.mounts = append(out.mounts, left...)
+}
+
+// quiet looks at mounts that are all known to be as they are asked for. When they all work there is nothing more to do, and nothing to be
+// looked up.
+func (j *job) quiet(ctx context.Context, out *report) bool {
+	known := j.sb.Status.Mounts
+	if len(known) != len(j.sb.Spec.Mounts) {
+		return false
+	}
+	asked, _ := j.parse()
+	for i, w := range asked {
+		k := find(known, w.ID)
+		if k == nil || k.Phase != mounted || w.fault != "" {
+			return false
+		}
+		if w.Mount, w.fault = j.whole(asked[i].Mount, "", j.metadata()); w.fault != "" || w.differs(*k) {
+			return false
+		}
+	}
+	well := make([]bool, len(known))
+	var wg sync.WaitGroup
+	for i, k := range known {
+		wg.Go(func() {
+			message, err := j.cfg.Fitter.Health(ctx, j.sb, k)
+			well[i] = err == nil && message == ""
+		})
+	}
+	wg.Wait()
+	if slices.Contains(well, false) {
+		return false
+	}
+	out.mounts = slices.Clone(known)
+	for i := range out.mounts {
+		out.mounts[i].Message = ""
+	}
+	return true
 }
 
 // leaving are the mounts that are known of and not asked for, or not as they are.

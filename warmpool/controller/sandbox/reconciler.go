@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -126,7 +127,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var sb v1alpha1.Sandbox
 	if err := r.cfg.Client.Get(ctx, req.NamespacedName, &sb); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.chores.forget(req.NamespacedName)
+			if uid := r.chores.forget(req.NamespacedName); uid != "" { // it went without us
+				r.cfg.Fitter.Drop(&v1alpha1.Sandbox{ObjectMeta: metav1.ObjectMeta{UID: uid}})
+			}
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -165,11 +168,16 @@ func (p *pass) run(ctx context.Context) error {
 	if changed, err := p.name(ctx); changed || err != nil {
 		return err
 	}
-	if err := p.live(ctx); err != nil {
-		return errors.Join(err, p.write(ctx))
+	err := p.live(ctx)
+	if errors.Is(err, errFresh) {
+		return nil
 	}
-	return p.write(ctx)
+	return errors.Join(err, p.write(ctx))
 }
+
+// errFresh says that a sandbox was claimed a moment ago and is as well as it was: whatever there is to write can wait until the request
+// has been answered.
+var errFresh = errors.New("claimed a moment ago")
 
 // live looks after a sandbox that is not to end.
 func (p *pass) live(ctx context.Context) error {
@@ -185,7 +193,7 @@ func (p *pass) live(ctx context.Context) error {
 		return err
 	}
 	if p.fresh(pod) {
-		return nil
+		return errFresh
 	}
 	p.judge(pod)
 	if err := p.renew(ctx); err != nil {
@@ -203,8 +211,7 @@ func ended(sb *v1alpha1.Sandbox) bool {
 	return sb.Status.PodInfo.PodUID != "" && (sb.Status.Phase == v1alpha1.PhaseFailed || sb.Status.Phase == v1alpha1.PhaseSucceeded)
 }
 
-// fresh says that the sandbox was claimed a moment ago and is as well as it was: whatever there is to write can wait until the request has
-// been answered.
+// fresh is whether nothing is to be done now for errFresh's reason.
 func (p *pass) fresh(pod *corev1.Pod) bool {
 	claim := p.sb.Spec.Claim
 	if claim == nil || !ready(pod) || !isReady(p.sb) {

@@ -34,13 +34,11 @@ func (j *job) resolve(ctx context.Context) ([]wanted, error) {
 		return nil, err
 	}
 	t.Name = j.sb.Labels[v1alpha1.LabelPool]
-	var (
-		principal warmpool.Principal
-		metadata  map[string]string
-	)
+	var principal warmpool.Principal
 	if c := j.sb.Spec.Claim; c != nil {
-		principal, metadata = warmpool.Principal{Team: c.Principal.Team, Key: c.Principal.Key}, c.Metadata
+		principal = warmpool.Principal{Team: c.Principal.Team, Key: c.Principal.Key}
 	}
+	metadata := j.metadata()
 	var faults mount.Faults
 	resolved, err := volume.Resolve(ctx, j.cfg.Volumes, volume.Request{
 		Principal: principal, Template: t, Metadata: metadata, Specs: specs, Drivers: j.cfg.Policy.Drivers,
@@ -61,8 +59,21 @@ func (j *job) resolve(ctx context.Context) ([]wanted, error) {
 		if out[i].fault == "" {
 			out[i].Mount, out[i].fault = j.whole(m, of(faults, i), metadata)
 		}
+		if out[i].fault == "" {
+			if err := j.cfg.Check(out[i].Mount); err != nil {
+				out[i].fault = "cannot be mounted: " + err.Error()
+			}
+		}
 	}
 	return out, nil
+}
+
+// metadata is the claim's, for placeholders.
+func (j *job) metadata() map[string]string {
+	if c := j.sb.Spec.Claim; c != nil {
+		return c.Metadata
+	}
+	return nil
 }
 
 // parse checks the grammar of the mounts. One that fails is passed on as it is, so that the others keep their places.
@@ -85,17 +96,14 @@ func (j *job) parse() (out []wanted, specs []mount.Spec) {
 	return out, specs
 }
 
-// whole fills the placeholders in and asks the driver.
+// whole fills the placeholders in.
 func (j *job) whole(m mount.Mount, fault string, metadata map[string]string) (mount.Mount, string) {
 	expanded, err := volume.Expand([]mount.Mount{m}, warmpool.ID(j.sb.Labels[v1alpha1.LabelSandboxID]), metadata)
 	if err == nil {
-		m = expanded[0]
+		return expanded[0], fault
 	}
-	if fault == "" && err == nil {
-		err = j.cfg.Check(m)
-	}
-	if fault == "" && err != nil {
-		fault = "cannot be mounted: " + err.Error()
+	if fault == "" {
+		fault = err.Error()
 	}
 	return m, fault
 }

@@ -31,7 +31,12 @@ func (r *Reconciler) Setup(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("sandbox").
 		For(&v1alpha1.Sandbox{}, builder.WithPredicates(predicate.Funcs{UpdateFunc: matters})).
-		Owns(&corev1.Pod{}).
+		Owns(&corev1.Pod{}, builder.WithPredicates(predicate.Funcs{DeleteFunc: func(e event.DeleteEvent) bool {
+			if pod, ok := e.Object.(*corev1.Pod); ok {
+				r.chores.bury(pod)
+			}
+			return true
+		}})).
 		WatchesRawSource(source.Func(r.done)).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: workers,

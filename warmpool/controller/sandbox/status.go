@@ -28,11 +28,11 @@ func (p *pass) judge(pod *corev1.Pod) {
 	if v.Ready && p.sb.Spec.Claim == nil { // until it is claimed, whatever runs is as it should be
 		s.StartedContainer = mainContainer(pod)
 	}
-	if v.Reason == v1alpha1.ReasonStarting && s.StartedContainer != "" { // it has been ready before
+	if (v.Reason == v1alpha1.ReasonStarting || v.Reason == reasonStalled) && s.StartedContainer != "" { // it has been ready before
 		v.Phase, v.Reason, v.Message = v1alpha1.PhaseRunning, "NotReady", waiting(pod)
 	}
 	p.say(v)
-	if v.Reason == v1alpha1.ReasonStarting && v.Message == "" {
+	if v.Reason == v1alpha1.ReasonStarting {
 		p.again(max(patience-p.now.Sub(pod.CreationTimestamp.Time), time.Second))
 	}
 }
@@ -100,8 +100,11 @@ func (p *pass) state(v verdict) warmpool.State {
 
 // stock says whether the sandbox is a set's.
 func (p *pass) stock() bool {
-	ref := metav1.GetControllerOf(p.sb)
-	return ref != nil && ref.Kind == "SandboxSet" && ref.APIVersion == v1alpha1.GroupVersion.String()
+	return slices.ContainsFunc(p.sb.OwnerReferences, isSet)
+}
+
+func isSet(ref metav1.OwnerReference) bool {
+	return ref.Kind == "SandboxSet" && ref.APIVersion == v1alpha1.GroupVersion.String()
 }
 
 func isReady(sb *v1alpha1.Sandbox) bool {

@@ -28,8 +28,7 @@ const patience = time.Minute
 func judgement(pod *corev1.Pod, now time.Time) verdict {
 	switch {
 	case pod.DeletionTimestamp != nil:
-		reason, message := disrupted(pod)
-		return verdict{Phase: v1alpha1.PhaseFailed, Failed: true, Reason: cmp.Or(reason, "PodDeleted"), Message: cmp.Or(message, gone(nil))}
+		return bereaved(disrupted(pod))
 	case pod.Status.Phase == corev1.PodSucceeded:
 		return verdict{Phase: v1alpha1.PhaseSucceeded, Failed: true, Reason: "Completed", Message: "its containers have ended by themselves"}
 	case pod.Status.Phase == corev1.PodFailed:
@@ -40,7 +39,7 @@ func judgement(pod *corev1.Pod, now time.Time) verdict {
 	}
 	v := obstacle(pod)
 	if v.Reason == "" && lost(pod) {
-		v.Reason, v.Message = "NodeLost", "its node does not answer; the sandbox goes on if the node comes back"
+		v.Reason, v.Message = v1alpha1.ReasonNodeLost, "its node does not answer; the sandbox goes on if the node comes back"
 	}
 	v.Phase = v1alpha1.PhasePending
 	if v.Reason != "" && pod.Status.Phase == corev1.PodRunning {
@@ -50,10 +49,13 @@ func judgement(pod *corev1.Pod, now time.Time) verdict {
 		v.Reason = v1alpha1.ReasonStarting
 	}
 	if v.Reason == v1alpha1.ReasonStarting && now.Sub(pod.CreationTimestamp.Time) > patience {
-		v.Message = waiting(pod)
+		v.Reason, v.Message = reasonStalled, waiting(pod)
 	}
 	return v
 }
+
+// reasonStalled is that of a sandbox that has been in the making for too long to be merely starting.
+const reasonStalled = "Stalled"
 
 // waiting is what a pod that takes long is waiting for.
 func waiting(pod *corev1.Pod) string {
@@ -97,6 +99,14 @@ var disruptions = map[string]struct{ reason, message string }{
 	"Shutdown":                            {"Evicted", "its node was shut down"},
 	"NodeShutdown":                        {"Evicted", "its node was shut down"},
 	"NodeLost":                            {"NodeLost", "its node was lost"},
+}
+
+// bereaved is the verdict on a sandbox whose pod somebody else has ended.
+func bereaved(reason, message string) verdict {
+	return verdict{
+		Phase: v1alpha1.PhaseFailed, Failed: true, Reason: cmp.Or(reason, "PodDeleted"),
+		Message: cmp.Or(message, "its pod was deleted by somebody else; what was in it outside volumes is gone"),
+	}
 }
 
 func disrupted(pod *corev1.Pod) (reason, message string) {

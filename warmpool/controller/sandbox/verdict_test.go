@@ -46,13 +46,13 @@ func TestAPodsTroublesAreToldInWords(t *testing.T) {
 	}{
 		"just made": {nil, v1alpha1.PhasePending, "Starting", false, "", ""},
 		"long in the making": {func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(noon.Add(-2 * time.Minute)) },
-			v1alpha1.PhasePending, "Starting", false, "more than a minute", ""},
+			v1alpha1.PhasePending, "Stalled", false, "more than a minute", ""},
 		"its agent is long not ready": {func(p *corev1.Pod) {
 			p.CreationTimestamp = metav1.NewTime(noon.Add(-2 * time.Minute))
 			p.Status.Phase = corev1.PodRunning
 			p.Status.ContainerStatuses[0].Ready = true
 			p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "agent"}}
-		}, v1alpha1.PhasePending, "Starting", false, "container agent is not ready", ""},
+		}, v1alpha1.PhasePending, "Stalled", false, "container agent is not ready", ""},
 		"no node has room": {func(p *corev1.Pod) {
 			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/1 nodes are available: 1 Insufficient cpu."}}
 		}, v1alpha1.PhasePending, "Unschedulable", false, "Insufficient cpu", ""},

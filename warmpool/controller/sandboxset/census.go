@@ -3,9 +3,11 @@ package sandboxset
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
@@ -23,19 +25,19 @@ func (s *stock) total() int { return len(s.ready) + len(s.waiting) + s.unseen }
 
 // count sorts the sandboxes of a pool. They are the cache's own: nobody changes them.
 func (p *pass) count(all []v1alpha1.Sandbox) {
-	there := make(map[string]bool, len(all))
-	live := map[string]bool{}
+	m := p.memory
+	live := map[types.UID]bool{} // deleted, and the cache does not say so yet
 	for i := range all {
 		sb := &all[i]
-		there[sb.Name] = true
+		delete(m.made, sb.Name)
 		switch {
 		case sb.DeletionTimestamp != nil:
 		case sb.Spec.Claim != nil:
 			p.stock.claimed++
 		case !owned(sb, p.set):
-		case p.memory.ended[sb.UID]:
-			live[string(sb.UID)] = true
-		case failed(sb):
+		case m.ended[sb.UID]:
+			live[sb.UID] = true
+		case failed(sb), p.lost(sb):
 			p.stock.failed = append(p.stock.failed, sb)
 		case meta.IsStatusConditionTrue(sb.Status.Conditions, v1alpha1.ConditionReady):
 			p.stock.ready = append(p.stock.ready, sb)
@@ -43,8 +45,24 @@ func (p *pass) count(all []v1alpha1.Sandbox) {
 			p.stock.waiting = append(p.stock.waiting, sb)
 		}
 	}
-	p.memory.see(there, live)
-	p.stock.unseen = len(p.memory.made)
+	m.ended = live
+	p.stock.unseen = len(m.made)
+}
+
+// lostFor is how long stock may be on a node that does not answer.
+const lostFor = time.Minute
+
+// lost says whether stock is on a node that has not answered for long: it is replaced before Kubernetes gives its pod up.
+func (p *pass) lost(sb *v1alpha1.Sandbox) bool {
+	c := meta.FindStatusCondition(sb.Status.Conditions, v1alpha1.ConditionReady)
+	if c == nil || c.Status == metav1.ConditionTrue || c.Reason != v1alpha1.ReasonNodeLost {
+		return false
+	}
+	left := lostFor - p.now.Sub(c.LastTransitionTime.Time)
+	if left > 0 {
+		p.again(left)
+	}
+	return left <= 0
 }
 
 // owned says whether a Sandbox is a set's own: the reference decides, a label alone means nothing.

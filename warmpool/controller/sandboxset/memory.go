@@ -56,20 +56,6 @@ func (r *Reconciler) forget(key client.ObjectKey) {
 	delete(r.sets, key)
 }
 
-// see forgets what the cache knows by now: there are the names of all sandboxes, live the UIDs of ended ones that are still told as live.
-func (m *memory) see(there, live map[string]bool) {
-	for name := range m.made {
-		if there[name] {
-			delete(m.made, name)
-		}
-	}
-	for uid := range m.ended {
-		if !live[string(uid)] {
-			delete(m.ended, uid)
-		}
-	}
-}
-
 // doubt is how long the cache may not know what was made, before the API server is asked.
 const doubt = 10 * time.Second
 

@@ -29,22 +29,39 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager) error {
 	if err := mgr.GetFieldIndexer().IndexField(ctx, &v1alpha1.Sandbox{}, indexPool, index); err != nil {
 		return err
 	}
-	pool := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
-		if name := o.GetLabels()[v1alpha1.LabelPool]; name != "" {
-			return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: name}}}
-		}
-		return nil
-	})
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("sandboxset").
 		For(&v1alpha1.SandboxSet{}).
-		Watches(&v1alpha1.Sandbox{}, pool, predicatesOf(matters)).
+		Watches(&v1alpha1.Sandbox{}, members(), predicatesOf(matters)).
 		WatchesRawSource(r.injectionChanges()).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 4,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](100*time.Millisecond, 30*time.Second),
 		}).
 		Complete(r)
+}
+
+// gather is how long the changes of a pool's sandboxes are gathered before its set is looked at: in a burst there are hundreds a second.
+const gather = 20 * time.Millisecond
+
+// members wakes the set of a sandbox's pool.
+func members() handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	wake := func(q queue, o client.Object) {
+		if name := o.GetLabels()[v1alpha1.LabelPool]; name != "" {
+			q.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: name}}, gather)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { wake(q, e.Object) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
+			wake(q, e.ObjectNew)
+			if e.ObjectOld.GetLabels()[v1alpha1.LabelPool] != e.ObjectNew.GetLabels()[v1alpha1.LabelPool] {
+				wake(q, e.ObjectOld)
+			}
+		},
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { wake(q, e.Object) },
+	}
 }
 
 // injectionChanges wakes every set when the injection configuration is another one.

@@ -32,7 +32,7 @@ func (p *pass) replaceFailed(ctx context.Context) error {
 			continue
 		}
 		m.blamed[sb.UID] = true
-		if !p.stale(sb) {
+		if !p.stale(sb) && failed(sb) { // a node that is lost is not the template's fault
 			p.blame("SandboxFailed", fmt.Sprintf("sandbox %s failed: %s", sb.Name, sb.Status.Message))
 		}
 	}
