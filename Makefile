@@ -14,7 +14,7 @@ INSTALL := e2e/install.sh
 export CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify generate cluster images e2e
+.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify generate cluster images e2e unit-kube
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,12 +45,15 @@ vet:
 	@echo "== vet"
 	@go vet ./...
 
-unit: deps-run build cluster $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/controller-gen ## house rules, unit and integration tests with -race, as root
+unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/controller-gen ## house rules, unit and integration tests with -race, as root
 	@echo "== house rules, unit and integration tests"
 	@mkdir -p $(CACHE)/reports
 	@$(BIN)/gotestsum --format standard-quiet --junitfile $(CACHE)/reports/go.xml -- \
 		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw CSI_SANITY=$(BIN)/csi-sanity SANDGATE_BIN=$(BIN) \
-		KUBE_ASSETS=$(CACHE)/cluster/bin CONTROLLER_GEN=$(BIN)/controller-gen" ./...
+		CONTROLLER_GEN=$(BIN)/controller-gen" ./...
+
+unit-kube: cluster ## the tests that need a real API server, one package at a time
+	@KUBE_ASSETS=$(CACHE)/cluster/bin go test -race -p 1 -timeout 20m ./cmd/controller ./cmd/gateway ./warmpool/...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
 
