@@ -46,6 +46,18 @@ func TestImportsRunDownTheHouse(t *testing.T) {
 	require.Empty(t, violations(load(t)))
 }
 
+// One agent runs in every pod: what its program links is paid for as often.
+func TestTheAgentLinksNeitherMetricsNorClients(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "./cmd/csiagent")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	for _, heavy := range []string{"github.com/prometheus/", "go.opentelemetry.io/", "k8s.io/client-go", "k8s.io/api/", "sigs.k8s.io/controller-runtime"} {
+		require.NotContains(t, string(out), heavy)
+	}
+	require.Contains(t, string(out), "google.golang.org/grpc", "the list is one")
+}
+
 // The checker itself must be able to fail.
 func TestAnImportUpTheHouseIsFound(t *testing.T) {
 	planted := []pkg{

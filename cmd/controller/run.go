@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/cmd/internal/measure"
 	"github.com/sandgate-dev/sandgate/cmd/internal/trace"
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
@@ -55,7 +56,7 @@ func run(cfg config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	group.Add("metrics", boot.Metrics(cfg.MetricsAddr, metrics.Registry, p.ready))
+	group.Add("metrics", measure.Serve(cfg.MetricsAddr, metrics.Registry, p.ready))
 	group.Add("controller", p.work)
 	return group.Run()
 }
@@ -66,7 +67,7 @@ func newProcess(cfg config, log *slog.Logger, access *rest.Config, types *runtim
 		return nil, err
 	}
 	p := &process{cfg: cfg, log: log, rest: access, types: types, live: live, registry: registry}
-	return p, register(registry, boot.Build("controller"), injection.Valid(&p.injection))
+	return p, register(registry, measure.Build("controller"), injection.Valid(&p.injection))
 }
 
 // ready says what is missing before this replica can work, or wait for its turn.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/cmd/internal/measure"
 	"github.com/sandgate-dev/sandgate/cmd/internal/trace"
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/gateway"
@@ -62,12 +63,12 @@ func run(cfg config, log *slog.Logger) error {
 		}
 		group.Add("traces", traces)
 	}
-	registry := boot.Registry("gateway")
+	registry := measure.Registry("gateway")
 	p, err := newProcess(cfg, log, registry)
 	if err != nil {
 		return err
 	}
-	group.Add("metrics", boot.Metrics(cfg.MetricsAddr, registry, p.ready))
+	group.Add("metrics", measure.Serve(cfg.MetricsAddr, registry, p.ready))
 	group.Add("gateway", p.serve)
 	return group.Run()
 }

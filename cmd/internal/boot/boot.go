@@ -13,6 +13,9 @@ import (
 	"github.com/oklog/run"
 )
 
+// Version is the version that this program was built as; `-ldflags "-X .../boot.Version=v1.2.3"` sets it.
+var Version = "dev"
+
 // Logger makes the process's logger: text for a terminal's reader, JSON for a collector. level is a slog level name.
 func Logger(w io.Writer, format, level string) (*slog.Logger, error) {
 	var l slog.Level

@@ -1,4 +1,6 @@
-package boot
+// Package measure is the metrics of a process and the port that they are served at. It is apart from boot for the agent's sake: one runs in
+// every pod, and pays for what its program links.
+package measure
 
 import (
 	"context"
@@ -12,10 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-)
 
-// Version is the version that this program was built as; `-ldflags "-X .../boot.Version=v1.2.3"` sets it.
-var Version = "dev"
+	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+)
 
 // Registry is a registry of metrics with the process's own in it, and with sandgate_build_info.
 func Registry(component string) *prometheus.Registry {
@@ -36,14 +37,14 @@ func Build(component string) prometheus.Collector {
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sandgate_build_info", Help: "Always 1; the labels say what runs.",
-		ConstLabels: prometheus.Labels{"component": component, "version": Version, "revision": revision},
+		ConstLabels: prometheus.Labels{"component": component, "version": boot.Version, "revision": revision},
 	})
 	build.Set(1)
 	return build
 }
 
-// Metrics serves /metrics of g, /livez, and /readyz as ready says it, on addr. Nothing else is served there.
-func Metrics(addr string, g prometheus.Gatherer, ready func() error) func(ctx context.Context) error {
+// Serve serves /metrics of g, /livez, and /readyz as ready says it, on addr. Nothing else is served there.
+func Serve(addr string, g prometheus.Gatherer, ready func() error) func(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
