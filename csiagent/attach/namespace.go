@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,7 @@ type Namespace struct {
 	threads *Threads
 	turn    chan struct{} // held from looking at a target until something is mounted there
 	gone    chan struct{}
+	id      uint64
 
 	mu sync.Mutex
 	f  *os.File // nil after Close
@@ -30,8 +32,30 @@ func NewNamespace(f *os.File, threads *Threads) (*Namespace, error) {
 	if err != nil || kind != unix.CLONE_NEWNS {
 		return nil, fmt.Errorf("%w: the descriptor is no mount namespace", ErrUnsafe)
 	}
-	return &Namespace{threads: threads, turn: make(chan struct{}, 1), gone: make(chan struct{}), f: f}, nil
+	id, err := identify(int(f.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("identify mount namespace: %w", err)
+	}
+	return &Namespace{threads: threads, turn: make(chan struct{}, 1), gone: make(chan struct{}), id: id, f: f}, nil
 }
+
+// identify returns the number that the kernel gives to the namespace and to no other before the next boot. Kernels before 6.11 do not
+// tell it; then it is the inode, which another namespace may get once this one has ended.
+func identify(fd int) (uint64, error) {
+	var id uint64
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getMountNamespaceID, uintptr(unsafe.Pointer(&id))); errno == 0 {
+		return id, nil
+	}
+	var st unix.Stat_t
+	err := unix.Fstat(fd, &st)
+	return st.Ino, err
+}
+
+// getMountNamespaceID is NS_GET_MNTNS_ID, which golang.org/x/sys does not have.
+const getMountNamespaceID = 0x8008b705
+
+// ID tells the namespace from others, also to a later process: a container that was started again has another one.
+func (n *Namespace) ID() uint64 { return n.id }
 
 // Close lets go of the namespace. Calls that wait return ErrGone. It is idempotent.
 func (n *Namespace) Close() error {

@@ -71,6 +71,9 @@ func (t *Tree) restrict(readOnly bool) error {
 	return err
 }
 
+// ID is the ID of the mount, which it keeps when it is attached.
+func (t *Tree) ID() uint64 { return t.id }
+
 // Close lets go of the tree. An attached mount stays, but counts as in use until its tree is closed.
 func (t *Tree) Close() error { return t.f.Close() }
 

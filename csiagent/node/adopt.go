@@ -55,7 +55,7 @@ func (n *Node) end(ctx context.Context, dir string) error {
 }
 
 func (n *Node) adopt(ctx context.Context, e *entry) error {
-	if e.MountID == 0 {
+	if e.MountedAt.IsZero() {
 		return n.bury(ctx, e)
 	}
 	switch {
@@ -71,7 +71,7 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 
 // there says whether the mount still is in its container. A container that cannot be reached yet keeps its mounts.
 func (n *Node) there(ctx context.Context, e *entry) bool {
-	t, err := n.config.Target(ctx, e.Spec.Container)
+	t, err := n.target(ctx, e)
 	if err == nil {
 		var there bool
 		if there, err = t.Live(ctx, e.Spec.Target, e.MountID); err == nil {
@@ -85,14 +85,21 @@ func (n *Node) there(ctx context.Context, e *entry) bool {
 	return true
 }
 
-// bury ends the client of a publish that was cut short between its last step and the journal. Whether it was attached is not
-// known, so the mount is reported as failed until its sandbox ends or it is unpublished.
+// bury undoes a publish that was cut short between its last steps. Where its container cannot be reached it is reported as failed,
+// until it can be replaced.
 func (n *Node) bury(ctx context.Context, e *entry) error {
-	err := n.drain(ctx, e, impatience)
-	e.Client.PID, e.dead = 0, interrupted
-	n.add(e)
-	if err != nil {
+	if err := n.drain(ctx, e, impatience); err != nil {
 		n.config.Logger.InfoContext(ctx, "ended the client of a publish that was cut short", "mount", e.Spec.ID, "error", err)
 	}
+	e.Client.PID, e.dead = 0, interrupted
+	t, err := n.target(ctx, e)
+	if err == nil {
+		err = detach(ctx, t, e)
+	}
+	if err == nil || errors.Is(err, attach.ErrGone) {
+		return n.journal.remove(e.place())
+	}
+	n.config.Logger.WarnContext(ctx, "a publish that was cut short cannot be undone yet", "mount", e.Spec.ID, "error", err)
+	n.add(e)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -166,6 +167,59 @@ func TestAVolumeEndsWithItsSandboxAndIsFlushedFirst(t *testing.T) {
 	require.Equal(t, "x", string(got))
 }
 
+func TestAContainerThatIsStartedAgainGetsItsVolumesAgain(t *testing.T) {
+	s := newStore(t)
+	var now atomic.Pointer[attach.Namespace]
+	w := newWorld(t, func(c *node.Config) {
+		first, err := c.Target(t.Context(), "")
+		require.NoError(t, err)
+		now.Store(first.(*attach.Namespace))
+		c.Target = func(context.Context, string) (node.Target, error) { return now.Load(), nil }
+	})
+	first := now.Load()
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, w.Publish(t.Context(), memory("/scratch")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	w.box.end()
+	require.NoError(t, first.Close())
+	w.box = newBox(t)
+	now.Store(w.box.namespace(t))
+	require.NotEqual(t, first.ID(), now.Load().ID())
+
+	for _, l := range w.Mounts(t.Context()) {
+		require.Equal(t, node.Failed, l.Phase)
+		require.Contains(t, l.Message, "the container that had it is gone")
+	}
+	for range 2 {
+		require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+		require.NoError(t, w.Publish(t.Context(), memory("/scratch")))
+		w.restart() // which knows them all the same
+		require.NoError(t, w.Adopt(t.Context()))
+	}
+	got, err := os.ReadFile(w.box.path("data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got), "what the first has written was uploaded before")
+	require.Len(t, w.box.mounts(t, "/scratch"), 1)
+	require.NoError(t, w.UnpublishAll(t.Context()))
+}
+
+func TestAnAgentThatEndsCanWaitForClientsOfAContainerThatIsGone(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.NoError(t, w.Finish(t.Context()), "without mounts there is nothing to wait for")
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, w.Finish(short), context.DeadlineExceeded, "the container lives")
+	namespace, err := w.config.Target(t.Context(), "")
+	require.NoError(t, err)
+	w.box.end()
+	require.NoError(t, namespace.(*attach.Namespace).Close())
+	require.NoError(t, w.Finish(t.Context()))
+	require.Zero(t, client(t, w.config.Dir))
+	require.FileExists(t, filepath.Join(s.dir, "data", "f"))
+}
+
 func TestAClientOutlivesTheAgentAndIsAdopted(t *testing.T) {
 	s, w := newStore(t), newWorld(t)
 	require.Equal(t, "exit", runVictim(t, w, s, "none"), "the agent ends, the mount stays")
@@ -192,17 +246,13 @@ func TestAnAgentKilledAtAnyStepLeavesNothingThatAdoptDoesNotFind(t *testing.T) {
 			if !assert.Eventually(t, func() bool { return len(leftovers(t, w.config.Dir)) == 0 }, 5*time.Second, 5*time.Millisecond) {
 				t.Fatalf("no mount and no client should be left: %q", leftovers(t, w.config.Dir))
 			}
-			for _, l := range w.Mounts(t.Context()) {
-				require.Equal(t, node.Failed, l.Phase)
-				require.Contains(t, l.Message, "agent ended")
-			}
+			require.Empty(t, w.Mounts(t.Context()))
+			require.Empty(t, w.box.mounts(t, "/data"))
 			staged, err := filepath.Glob(w.config.Dir + "/staging/*")
 			require.NoError(t, err)
 			require.Empty(t, staged)
-			if step != "attached" {
-				require.NoError(t, w.Publish(t.Context(), s.volume("/data")), "the same request works now")
-				require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase)
-			}
+			require.NoError(t, w.Publish(t.Context(), s.volume("/data")), "the same request works now")
+			require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase)
 		})
 	}
 }

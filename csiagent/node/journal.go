@@ -26,8 +26,10 @@ type record struct {
 	Remote       bool          `json:"remote,omitempty"`
 	ReadOnly     bool          `json:"readOnly,omitempty"`
 	Client       mount.Process `json:"client,omitzero"`
-	// MountID is the mount in the sandbox; 0 while it is being attached.
-	MountID   uint64    `json:"mountId,omitempty"`
+	// Namespace and MountID are where the mount is, or was about to be.
+	Namespace uint64 `json:"namespace,omitempty"`
+	MountID   uint64 `json:"mountId,omitempty"`
+	// MountedAt is zero until it was seen there.
 	MountedAt time.Time `json:"mountedAt,omitzero"`
 }
 

@@ -74,7 +74,10 @@ func (n *Node) ailment(ctx context.Context, e *entry) string {
 	if dead != "" {
 		return dead
 	}
-	t, err := n.config.Target(ctx, e.Spec.Container)
+	t, err := n.target(ctx, e)
+	if errors.Is(err, attach.ErrGone) {
+		return "the container that had it is gone"
+	}
 	if err != nil {
 		return "the container cannot be reached"
 	}
@@ -83,7 +86,7 @@ func (n *Node) ailment(ctx context.Context, e *entry) string {
 	case errors.Is(err, attach.ErrNotFound):
 		return "the mount is not in the container any more"
 	case errors.Is(err, attach.ErrGone):
-		return "the container is gone"
+		return "the container that had it is gone"
 	case err != nil:
 		n.config.Logger.WarnContext(ctx, "mount cannot be opened", "mount", e.Spec.ID, "error", err)
 		return "the mount cannot be opened"

@@ -117,6 +117,22 @@ func (n *Node) Close() {
 	n.watchers.Wait()
 }
 
+// Finish waits until the clients of all mounts have ended, as they do once their container is gone and they have uploaded what it has
+// written, or until ctx ends. Nothing may be published meanwhile.
+func (n *Node) Finish(ctx context.Context) error {
+	over := make(chan struct{})
+	go func() { // ends with Close at the latest
+		n.watchers.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("not every volume's client has ended: %w", ctx.Err())
+	}
+}
+
 func (n *Node) at(p place) *entry {
 	n.mu.Lock()
 	defer n.mu.Unlock()

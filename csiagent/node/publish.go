@@ -67,10 +67,10 @@ func (n *Node) works(ctx context.Context, e *entry) bool {
 	n.mu.Lock()
 	dead := e.dead != ""
 	n.mu.Unlock()
-	if dead || e.MountID == 0 || (e.Client.PID != 0 && !alive(e.Client)) {
+	if dead || (e.Client.PID != 0 && !alive(e.Client)) {
 		return false
 	}
-	t, err := n.config.Target(ctx, e.Spec.Container)
+	t, err := n.target(ctx, e)
 	if err != nil {
 		return false
 	}
@@ -127,12 +127,12 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount) (e
 		return err
 	}
 	// From here on nothing of the volume is in this process's mount table: it lives as long as tree, then as the sandbox's mount.
+	r.Namespace, r.MountID = target.ID(), tree.ID()
 	if err := n.journal.write(p, r); err != nil {
 		return err
 	}
 	done.did(func(context.Context) error { return n.journal.remove(p) })
-	r.MountID, err = target.Attach(ctx, tree, m.Target, attach.AttachOptions{})
-	if err != nil {
+	if _, err := target.Attach(ctx, tree, m.Target, attach.AttachOptions{}); err != nil {
 		return err
 	}
 	done.did(func(ctx context.Context) error { return target.Detach(ctx, m.Target, r.MountID, true) })

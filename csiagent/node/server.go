@@ -170,7 +170,7 @@ func (n *Node) find(handle, target string) (out []*entry) {
 
 // usage asks a file system that has just answered.
 func (n *Node) usage(ctx context.Context, e *entry) ([]*csi.VolumeUsage, error) {
-	t, err := n.config.Target(ctx, e.Spec.Container)
+	t, err := n.target(ctx, e)
 	if err != nil {
 		return nil, err
 	}

@@ -72,7 +72,7 @@ func (n *Node) take(ctx context.Context, e *entry) error {
 	if dead = dead || n.crashed(ctx, e); dead {
 		lost = errors.New(clientEnded)
 	}
-	target, err := n.config.Target(ctx, e.Spec.Container)
+	target, err := n.target(ctx, e)
 	if err == nil {
 		if !dead {
 			lost = n.flush(ctx, target, e)
@@ -112,7 +112,7 @@ func (n *Node) report(ctx context.Context, e *entry, lost error) error {
 
 // flush writes back what the kernel holds, in a process that can be killed. A container that is gone has nothing left to flush.
 func (n *Node) flush(ctx context.Context, t Target, e *entry) error {
-	if !e.Remote || e.MountID == 0 {
+	if !e.Remote {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.config.FlushTimeout)
@@ -134,9 +134,6 @@ func (n *Node) flush(ctx context.Context, t Target, e *entry) error {
 
 // detach takes the mount away, lazily when somebody uses it.
 func detach(ctx context.Context, t Target, e *entry) error {
-	if e.MountID == 0 {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
 	defer cancel()
 	err := t.Detach(ctx, e.Spec.Target, e.MountID, false)
