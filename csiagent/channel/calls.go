@@ -6,13 +6,16 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
 )
 
-// call does one call and gives its error a kind.
+// call does one call and gives its error a kind. One whose connection was lost under it is made again, once: every call may be repeated.
 func (a *Agent) call(ctx context.Context, do func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error) error {
 	conn, err := a.connect()
 	if err != nil {
@@ -21,9 +24,16 @@ func (a *Agent) call(ctx context.Context, do func(ctx context.Context, conn *grp
 	if id := a.pool.cfg.Request(ctx); id != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, requestKey, id)
 	}
-	var trailer metadata.MD
-	err = do(ctx, conn, grpc.Trailer(&trailer))
-	return fromStatus(ctx, err, len(trailer.Get(toldKey)) > 0)
+	for try := 0; ; try++ {
+		held := conn.GetState() == connectivity.Ready
+		var trailer metadata.MD
+		err = do(ctx, conn, grpc.Trailer(&trailer))
+		told := len(trailer.Get(toldKey)) > 0
+		lost := held && !told && status.Code(err) == codes.Unavailable
+		if !lost || try > 0 || ctx.Err() != nil {
+			return fromStatus(ctx, err, told)
+		}
+	}
 }
 
 // State asks the agent what it is. ErrTooOld for one that this version cannot speak to, ErrUnreachable.

@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/pprof"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,7 +19,9 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
@@ -33,12 +37,21 @@ type recorder struct {
 	got  []*csi.NodePublishVolumeRequest
 	fail error
 	log  *slog.Logger
+
+	panics atomic.Bool
+	before func()
 }
 
 func (r *recorder) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	if r.panics.Load() {
+		panic("a fault of ours")
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.got = append(r.got, req)
+	if r.before != nil {
+		r.before()
+	}
 	r.log.InfoContext(ctx, "published")
 	return &csi.NodePublishVolumeResponse{}, r.fail
 }
@@ -57,6 +70,7 @@ type world struct {
 	ready     atomic.Bool
 	identity  atomic.Pointer[channel.Identity]
 	log       *bytes.Buffer
+	stop      func()
 }
 
 func start(t *testing.T) *world {
@@ -80,10 +94,11 @@ func start(t *testing.T) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, l) }()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-done)
 	})
+	t.Cleanup(w.stop)
 	return w
 }
 
@@ -227,6 +242,170 @@ func TestARenewedIdentityIsUsedWithoutARestart(t *testing.T) {
 	require.ErrorIs(t, p.Agent("uid-1", w.addr).Publish(t.Context(), volume()), channel.ErrUnreachable)
 	w.identity.Store(fresh)
 	require.Eventually(t, func() bool { return p.Agent("uid-1", w.addr).Publish(t.Context(), volume()) == nil }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestARenewedClientIsUsedWithoutARestart(t *testing.T) {
+	w := start(t)
+	var now atomic.Pointer[channel.Identity]
+	now.Store(ptr(must(w.authority.Client(channel.Gateway, time.Now().Add(-100*24*time.Hour))))) // has ended
+	p := pool(t, func() (channel.Identity, error) { return *now.Load(), nil })
+	a := p.Agent("uid-1", w.addr)
+	require.ErrorIs(t, a.Publish(t.Context(), volume()), channel.ErrUnreachable)
+	now.Store(ptr(must(w.authority.Client(channel.Gateway, time.Now()))))
+	require.Eventually(t, func() bool { return a.Publish(t.Context(), volume()) == nil }, 10*time.Second, 20*time.Millisecond)
+
+	// A new authority, on both sides: the connection of the old one is not used any more.
+	fresh, err := channel.NewAuthority(time.Now())
+	require.NoError(t, err)
+	now.Store(ptr(must(fresh.Client(channel.Gateway, time.Now()))))
+	require.ErrorIs(t, a.Publish(t.Context(), volume()), channel.ErrUnreachable)
+	w.identity.Store(ptr(must(fresh.Agent("uid-1", time.Now()))))
+	require.Eventually(t, func() bool { return a.Publish(t.Context(), volume()) == nil }, 10*time.Second, 20*time.Millisecond)
+}
+
+func TestAnAgentThatIsTooOldSaysWhatToChange(t *testing.T) {
+	w := start(t)
+	for name, c := range map[string]struct {
+		service csi.IdentityServer
+	}{
+		"it tells no protocol":      {plugin{info: &csi.GetPluginInfoResponse{Name: "agent", VendorVersion: "v0"}}},
+		"it tells an older one":     {plugin{info: &csi.GetPluginInfoResponse{Name: "agent", VendorVersion: "v0", Manifest: map[string]string{"protocol": "0"}}}},
+		"it does not know the call": {csi.UnimplementedIdentityServer{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := grpc.NewServer(grpc.Creds(credentials.NewTLS(serverConfig(t, *w.identity.Load()))))
+			csi.RegisterIdentityServer(s, c.service)
+			csi.RegisterNodeServer(s, w.node)
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			go func() { _ = s.Serve(l) }()
+			t.Cleanup(s.Stop)
+			err = pool(t, client(t, w.authority, time.Now())).Agent("uid-1", l.Addr().String()).Publish(t.Context(), volume())
+			require.ErrorIs(t, err, channel.ErrTooOld)
+			require.ErrorContains(t, err, "sandbox-injection-config")
+			require.Zero(t, w.node.published())
+		})
+	}
+}
+
+type plugin struct {
+	csi.UnimplementedIdentityServer
+
+	info *csi.GetPluginInfoResponse
+}
+
+func (p plugin) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*csi.GetPluginInfoResponse, error) {
+	return p.info, nil
+}
+
+func TestACallWhoseConnectionIsLostIsMadeAgainOnce(t *testing.T) {
+	w := start(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	var first atomic.Pointer[net.TCPConn]
+	go func() { // a way to the agent that breaks
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", w.addr)
+			if err != nil {
+				return
+			}
+			first.CompareAndSwap(nil, in.(*net.TCPConn))
+			go func() { _, _ = io.Copy(out, in); _ = out.Close() }()
+			go func() { _, _ = io.Copy(in, out); _ = in.Close() }()
+		}
+	}()
+	a := pool(t, client(t, w.authority, time.Now())).Agent("uid-1", l.Addr().String())
+	_, err = a.State(t.Context())
+	require.NoError(t, err)
+	w.node.before = func() { // in the middle of the first publish
+		w.node.before = nil
+		_ = first.Load().Close()
+		<-time.After(100 * time.Millisecond)
+	}
+	require.NoError(t, a.Publish(t.Context(), volume()))
+	require.Equal(t, 2, w.node.published())
+}
+
+func TestWithoutTheNamespaceNothingIsToldOfVolumes(t *testing.T) {
+	w := start(t)
+	a := pool(t, client(t, w.authority, time.Now())).Agent("uid-1", w.addr)
+	w.ready.Store(false)
+	_, err := a.Health(t.Context(), "h", "/data")
+	require.ErrorIs(t, err, channel.ErrNotReady)
+	require.NotErrorIs(t, err, mount.ErrNotFound, "else somebody would mount it again")
+	state, err := a.State(t.Context())
+	require.NoError(t, err)
+	require.False(t, state.HandedOver)
+}
+
+// goroutines are the stacks of all there are.
+func goroutines() string {
+	var out strings.Builder
+	_ = pprof.Lookup("goroutine").WriteTo(&out, 1)
+	return out.String()
+}
+
+func TestClosingAPoolEndsAllThatItHasBegun(t *testing.T) {
+	w := start(t)
+	p, err := channel.NewPool(channel.PoolConfig{Identity: client(t, w.authority, time.Now()), Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	for i := range 5 { // one is the sandbox's, the others are refused and tried again by gRPC
+		_, _ = p.Warm(t.Context(), fmt.Sprintf("uid-%d", i), w.addr)
+	}
+	require.Equal(t, 5, p.Len())
+	require.Contains(t, goroutines(), "grpc/internal/transport")
+	p.Close()
+	require.Zero(t, p.Len())
+	require.Eventually(t, func() bool {
+		now := goroutines()
+		return !strings.Contains(now, "grpc/internal/transport") && !strings.Contains(now, "grpc.(*addrConn)") && !strings.Contains(now, "grpc.newClientStream")
+	}, 5*time.Second, 10*time.Millisecond)
+	require.ErrorIs(t, p.Agent("uid-1", w.addr).Publish(t.Context(), volume()), channel.ErrUnreachable)
+}
+
+func TestConnectionsAheadOfTimeAreBounded(t *testing.T) {
+	w := start(t)
+	p, err := channel.NewPool(channel.PoolConfig{Identity: client(t, w.authority, time.Now()), MaxWarm: 1, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	_, err = p.Warm(t.Context(), "uid-1", w.addr)
+	require.NoError(t, err)
+	_, err = p.Warm(t.Context(), "uid-2", w.addr)
+	require.NoError(t, err, "nobody is bothered with it")
+	require.Equal(t, 1, p.Len())
+	require.NoError(t, p.Agent("uid-1", w.addr).Publish(t.Context(), volume()))
+}
+
+func TestASandboxWithANewAddressIsReachedThere(t *testing.T) {
+	w := start(t)
+	p := pool(t, client(t, w.authority, time.Now()))
+	_, err := p.Agent("uid-1", "127.0.0.1:1").State(t.Context())
+	require.ErrorIs(t, err, channel.ErrUnreachable)
+	_, err = p.Agent("uid-1", w.addr).State(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, p.Len())
+}
+
+func TestWhatIsUnderWayHasEndedWhenServeReturns(t *testing.T) {
+	w := start(t)
+	begun := make(chan struct{})
+	var over atomic.Bool
+	w.node.before = func() {
+		close(begun)
+		<-time.After(300 * time.Millisecond) // undoing takes time
+		over.Store(true)
+	}
+	go func() {
+		_ = pool(t, client(t, w.authority, time.Now())).Agent("uid-1", w.addr).Publish(context.Background(), volume())
+	}()
+	<-begun
+	w.stop()
+	require.True(t, over.Load())
 }
 
 func TestADroppedSandboxIsNotDialledAgain(t *testing.T) {

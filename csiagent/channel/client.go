@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -117,6 +118,7 @@ type Agent struct {
 
 	mu       sync.Mutex
 	conn     *grpc.ClientConn
+	judge    []byte // the authority by which conn's other end is judged
 	gone     bool
 	admitted bool // its protocol is ours
 }
@@ -138,14 +140,22 @@ func (a *Agent) connect() (*grpc.ClientConn, error) {
 	if a.gone {
 		return nil, fmt.Errorf("%w: its sandbox was dropped", ErrUnreachable)
 	}
-	if a.conn != nil {
+	id, err := a.pool.cfg.Identity()
+	if err != nil {
+		return nil, fmt.Errorf("channel: %w", err)
+	}
+	if a.conn != nil && bytes.Equal(a.judge, id.CA) {
 		return a.conn, nil
 	}
-	cfg, err := a.tls()
+	if a.conn != nil {
+		_ = a.conn.Close()
+		a.conn, a.admitted = nil, false
+	}
+	cfg, err := a.tls(id)
 	if err != nil {
 		return nil, err
 	}
-	a.conn, err = grpc.NewClient("passthrough:///"+a.addr,
+	conn, err := grpc.NewClient("passthrough:///"+a.addr,
 		grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: handshakeTime,
@@ -158,15 +168,12 @@ func (a *Agent) connect() (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	return a.conn, nil
+	a.conn, a.judge = conn, id.CA
+	return conn, nil
 }
 
 // tls pins the sandbox: what answers at the address must be its agent, or nothing is said to it.
-func (a *Agent) tls() (*tls.Config, error) {
-	id, err := a.pool.cfg.Identity()
-	if err != nil {
-		return nil, fmt.Errorf("channel: %w", err)
-	}
+func (a *Agent) tls(id Identity) (*tls.Config, error) {
 	_, roots, err := id.tls()
 	if err != nil {
 		return nil, fmt.Errorf("channel: %w", err)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"regexp"
 	"time"
 )
 
@@ -25,6 +26,9 @@ const (
 
 // suffix makes a sandbox's UID a host name; nobody looks it up.
 const suffix = ".sandbox.sandgate.dev"
+
+// label is one part of a host name: a UID with a dot or a star in it would name others.
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // The names of clients that an agent listens to.
 const (
@@ -148,8 +152,8 @@ func (a *Authority) Key() (Key, error) {
 
 // Agent issues the identity of the agent in the pod of the sandbox with this UID.
 func (a *Authority) Agent(sandboxUID string, now time.Time) (Identity, error) {
-	if sandboxUID == "" {
-		return Identity{}, errors.New("identity: a sandbox's UID is needed")
+	if !label.MatchString(sandboxUID) {
+		return Identity{}, fmt.Errorf("identity: %q is no sandbox's UID: expected up to 63 of a-z, 0-9 and -", sandboxUID)
 	}
 	return a.issue(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "agent"}, DNSNames: []string{sandboxUID + suffix},

@@ -3,6 +3,7 @@ package channel
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -16,18 +17,33 @@ import (
 // toldKey marks answers of the agent itself, so that its "unavailable" is not taken for the connection's.
 const toldKey = "x-sandgate-agent"
 
-// intercept marks the answer, puts the request's ID into the context, and refuses publishes that have nowhere to go.
-func (s *Server) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+// intercept marks the answer, puts the request's ID into the context, and refuses what nobody can do or tell without the namespace.
+func (s *Server) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (answer any, err error) {
 	_ = grpc.SetTrailer(ctx, metadata.Pairs(toldKey, "1")) // fails only without a stream
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		if ids := md.Get(requestKey); len(ids) == 1 && len(ids[0]) <= 64 {
 			ctx = context.WithValue(ctx, requestIn{}, ids[0])
 		}
 	}
-	if _, publish := req.(*csi.NodePublishVolumeRequest); publish && !s.cfg.HandedOver() {
+	if needsNamespace(req) && !s.cfg.HandedOver() {
 		return nil, status.Error(codes.FailedPrecondition, ErrNotReady.Error())
 	}
+	defer func() {
+		// With this process every FUSE volume of its sandbox would end.
+		if fault := recover(); fault != nil {
+			s.cfg.Log.ErrorContext(ctx, "a call panicked", "fault", fault, "stack", string(debug.Stack()))
+			answer, err = nil, status.Error(codes.Internal, "internal error; the agent's log says more")
+		}
+	}()
 	return next(ctx, req)
+}
+
+func needsNamespace(req any) bool {
+	switch req.(type) {
+	case *csi.NodePublishVolumeRequest, *csi.NodeGetVolumeHealthRequest, *csi.NodeGetVolumeStatsRequest:
+		return true
+	}
+	return false // also unpublish: of a container that is gone there is nothing left to take away
 }
 
 type requestIn struct{}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -39,29 +40,34 @@ type Server struct {
 	grpc   *grpc.Server
 	probes *http.Server
 
+	strangers *guests
+
 	mu     sync.Mutex
 	cached *tls.Config
-	of     string // the certificate that cached was made of
+	of     string // the certificates that cached was made of
 }
 
 // Bounds on what strangers can take up.
 const (
 	handshakeTime = 5 * time.Second
-	handshakes    = 128 // under way at once
 	maxMessage    = 1 << 20
 	maxStreams    = 64
 )
+
+// How connections of clients are kept: one whose other end has vanished is noticed, and a certificate is looked at again within a day.
+var lasting = keepalive.ServerParameters{MaxConnectionAge: 12 * time.Hour, MaxConnectionAgeGrace: time.Minute, Time: 5 * time.Minute, Timeout: 20 * time.Second}
 
 // NewServer makes a server; Serve runs it.
 func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Identity == nil || cfg.Node == nil || cfg.HandedOver == nil || cfg.Log == nil || cfg.Version == "" {
 		return nil, errors.New("channel: Identity, Node, Version, HandedOver and Log are needed")
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, strangers: newGuests()}
 	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxConcurrentStreams(maxStreams), grpc.MaxHeaderListSize(16<<10),
 		grpc.ReadBufferSize(4<<10), grpc.WriteBufferSize(4<<10),
 		grpc.ConnectionTimeout(handshakeTime), grpc.UnaryInterceptor(s.intercept),
+		grpc.WaitForHandlers(true), grpc.KeepaliveParams(lasting),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Minute, PermitWithoutStream: true}),
 	)
 	csi.RegisterIdentityServer(s.grpc, identityServer{version: cfg.Version, handedOver: cfg.HandedOver})
@@ -106,32 +112,43 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) accept(ctx context.Context, l net.Listener, ours, strangers *queue) error {
 	var hands sync.WaitGroup
 	defer hands.Wait()
-	free := make(chan struct{}, handshakes)
 	for {
-		c, err := l.Accept()
-		if ctx.Err() != nil {
+		raw, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
 			if err == nil {
-				_ = c.Close()
+				_ = raw.Close()
 			}
 			return nil
-		}
-		if err != nil {
+		case passing(err):
+			rest(ctx)
+			continue
+		case err != nil:
 			return fmt.Errorf("channel: %w", err)
 		}
-		select {
-		case free <- struct{}{}:
-			hands.Go(func() {
-				defer func() { <-free }()
-				s.greet(ctx, c, ours, strangers)
-			})
-		default:
-			_ = c.Close()
+		if c := s.strangers.let(raw); c != nil {
+			hands.Go(func() { s.greet(ctx, c, ours, strangers) })
 		}
 	}
 }
 
+// passing says whether accepting may go on after err: somebody took the descriptors, or left.
+func passing(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) ||
+		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
+}
+
+func rest(ctx context.Context) {
+	wait := time.NewTimer(100 * time.Millisecond)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+}
+
 // greet does the handshake and passes the connection on.
-func (s *Server) greet(ctx context.Context, raw net.Conn, ours, strangers *queue) {
+func (s *Server) greet(ctx context.Context, raw *guest, ours, strangers *queue) {
 	within, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	c := tls.Server(raw, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: s.config})
@@ -143,6 +160,7 @@ func (s *Server) greet(ctx context.Context, raw net.Conn, ours, strangers *queue
 	to := strangers // the kubelet's probes speak HTTP/2 as well
 	if state := c.ConnectionState(); state.NegotiatedProtocol == "h2" && client(state) {
 		to = ours
+		raw.leave()
 	}
 	if !to.put(ctx, c) {
 		_ = raw.Close()
@@ -166,14 +184,15 @@ func (s *Server) config(*tls.ClientHelloInfo) (*tls.Config, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cached != nil && s.of == string(id.Cert) {
+	of := string(id.Cert) + string(id.CA)
+	if s.cached != nil && s.of == of {
 		return s.cached, nil
 	}
 	pair, pool, err := id.tls()
 	if err != nil {
 		return nil, err
 	}
-	s.of = string(id.Cert)
+	s.of = of
 	s.cached = &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"},
 		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool, SessionTicketsDisabled: true,
@@ -206,44 +225,3 @@ func (s *Server) probe() http.Handler {
 	})
 	return mux
 }
-
-// queue is a listener whose connections somebody else has accepted.
-type queue struct {
-	addr   net.Addr
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newQueue(addr net.Addr) *queue {
-	return &queue{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-func (q *queue) put(ctx context.Context, c net.Conn) bool {
-	select {
-	case q.conns <- c:
-		return true
-	case <-q.closed:
-	case <-ctx.Done():
-	}
-	return false
-}
-
-// Accept implements net.Listener.
-func (q *queue) Accept() (net.Conn, error) {
-	select {
-	case c := <-q.conns:
-		return c, nil
-	case <-q.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (q *queue) Close() error {
-	q.once.Do(func() { close(q.closed) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (q *queue) Addr() net.Addr { return q.addr }
