@@ -109,11 +109,12 @@ func giveAway(fd int, owner mount.Owner) error {
 	if !bare || st.Mode&0o7777 != 0 {
 		return fmt.Errorf("%w: the directory was replaced while it was made", ErrUnsafe)
 	}
-	if err := unix.Fchown(fd, int(owner.UID), int(owner.GID)); err != nil {
-		return fmt.Errorf("give directory to %d:%d: %w", owner.UID, owner.GID, err)
-	}
+	// While it is still ours: to change the mode of another one's takes a capability that the agent in a pod does not have.
 	if err := unix.Fchmod(fd, 0o755); err != nil {
 		return fmt.Errorf("open directory to its owner: %w", err)
+	}
+	if err := unix.Fchown(fd, int(owner.UID), int(owner.GID)); err != nil {
+		return fmt.Errorf("give directory to %d:%d: %w", owner.UID, owner.GID, err)
 	}
 	return nil
 }
