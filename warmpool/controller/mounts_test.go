@@ -65,13 +65,30 @@ func TestMountsOfAClaimAreToldOnceAndLeftAlone(t *testing.T) {
 
 func TestAMountIsTheRequestsBusinessAtFirst(t *testing.T) {
 	w := newWorld(t)
-	sb := w.handedOut("pool")
+	w.full(w.set("pool", 1))
+	one := w.sandboxes("pool")[0]
 	began := time.Now()
-	sb = edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = []v1alpha1.Mount{dataA()} })
+	sb, err := w.claim(&one, dataA()) // and its publish takes long
+	require.NoError(t, err)
 	w.phases(sb, "a Pending")
 	require.Zero(t, w.fitter.count("publish pv-a /data/a"))
 	w.phases(sb, "a Mounted")
-	require.GreaterOrEqual(t, time.Since(began), w.times.Create-500*time.Millisecond)
+	require.GreaterOrEqual(t, time.Since(began), w.times.Create-100*time.Millisecond)
+}
+
+func TestAMountThatSomebodyAddsIsNotTheRequestsBusiness(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.times.Create = time.Hour })
+	for name, first := range map[string][]v1alpha1.Mount{"with": {dataA()}, "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			sb := w.handedOut(name, first...)
+			w.eventually(func(c *assertT) { require.Equal(c, "running", w.get(sb).Status.State) })
+			sb = edit(w, sb, func(sb *v1alpha1.Sandbox) {
+				sb.Spec.Mounts = []v1alpha1.Mount{{ID: "b", Volume: "pv-b", Path: "/data/a"}}
+			})
+			w.phases(sb, "b Mounted")
+			require.Equal(t, []string{"h-pv-b /data/a"}, w.fitter.mounted(sb))
+		})
+	}
 }
 
 func TestMountsAreEditedByHand(t *testing.T) {

@@ -177,8 +177,7 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 
 // ours says whether a missing mount is for us to make: not while the request that claimed the sandbox may still be making it.
 func (j *job) ours(known v1alpha1.MountStatus, w wanted) bool {
-	claim := j.sb.Spec.Claim
-	return known.Phase != pending || w.replaced || claim == nil || j.now.Sub(claim.Time.Time) >= j.cfg.Times.Create
+	return j.settled || known.Phase != pending || w.replaced
 }
 
 // up is the status of a mount that works.
