@@ -449,3 +449,24 @@ func TestAPoolWithoutRoomIsWorthAWait(t *testing.T) {
 		require.Contains(c, w.events("pool"), "Insufficient cpu")
 	})
 }
+
+func TestTheKubeletsTriesAreNoNews(t *testing.T) {
+	w := newWorld(t)
+	pulls := func(reason, message string) func(*corev1.PodStatus) {
+		return func(s *corev1.PodStatus) {
+			s.Phase = corev1.PodPending
+			s.ContainerStatuses = []corev1.ContainerStatus{{Name: "sandbox", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}}
+		}
+	}
+	w.plays(func(*corev1.Pod) *corev1.PodStatus { return nil })
+	sb := w.sandbox("mine")
+	for range 2 {
+		w.eventually(func(c *assertT) {
+			w.status(t.Context(), "mine", pulls("ImagePullBackOff", "not found"))
+			require.Equal(c, "failed", w.get(sb).Status.State)
+		})
+		version := w.get(sb).ResourceVersion
+		w.status(t.Context(), "mine", pulls("ErrImagePull", "GET: 404"))
+		w.always(300*time.Millisecond, func() bool { return w.get(sb).ResourceVersion == version })
+	}
+}

@@ -247,6 +247,9 @@ func TestAClaimByHandIsAClaim(t *testing.T) {
 		require.Empty(c, now.OwnerReferences, "its set's end is not its own")
 		require.Equal(c, "true", now.Labels[v1alpha1.LabelClaimed])
 	})
-	w.full(s)
-	require.EqualValues(t, 1, s.Status.ClaimedReplicas)
+	w.eventually(func(c *assertT) {
+		require.NoError(c, w.client.Get(t.Context(), clientKey(s), s))
+		require.EqualValues(c, 1, s.Status.ClaimedReplicas)
+		require.EqualValues(c, 1, s.Status.AvailableReplicas)
+	})
 }

@@ -31,6 +31,9 @@ func (p *pass) judge(pod *corev1.Pod) {
 	if (v.Reason == v1alpha1.ReasonStarting || v.Reason == reasonStalled) && s.StartedContainer != "" { // it has been ready before
 		v.Phase, v.Reason, v.Message = v1alpha1.PhaseRunning, "NotReady", waiting(pod)
 	}
+	if was := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady); was != nil && v.Reason == pullFailed && was.Reason == pullPaused {
+		v.Reason, v.Message, v.Failed = was.Reason, was.Message, true // the kubelet is trying again; that is no news
+	}
 	p.say(v)
 	if v.Reason == v1alpha1.ReasonStarting {
 		p.again(max(patience-p.now.Sub(pod.CreationTimestamp.Time), time.Second))

@@ -171,9 +171,15 @@ func died(pod *corev1.Pod, name string, t *corev1.ContainerStateTerminated) (rea
 	return "ContainerEnded", fmt.Sprintf("container %s ended with %s%s", name, how, detail)
 }
 
+// The reasons of a container whose image cannot be pulled: at a try, and between two.
+const (
+	pullFailed = "ErrImagePull"
+	pullPaused = "ImagePullBackOff"
+)
+
 // waits are the reasons of a waiting container that do not go away by waiting a little, with whether the sandbox is of no use meanwhile.
 var waits = map[string]bool{
-	"ErrImagePull": false, "ImagePullBackOff": true, "InvalidImageName": true, "ErrImageNeverPull": true, "ImageInspectError": true,
+	pullFailed: false, pullPaused: true, "InvalidImageName": true, "ErrImageNeverPull": true, "ImageInspectError": true,
 	"RegistryUnavailable": true, "SignatureValidationFailed": true,
 	"CreateContainerConfigError": true, "CreateContainerError": true, "RunContainerError": true, "PreStartHookError": true,
 	"PostStartHookError": true, "CrashLoopBackOff": true,

@@ -42,7 +42,7 @@ func (r *Reconciler) Setup(ctx context.Context, mgr ctrl.Manager) error {
 }
 
 // gather is how long the changes of a pool's sandboxes are gathered before its set is looked at: in a burst there are hundreds a second.
-const gather = 20 * time.Millisecond
+const gather = 50 * time.Millisecond
 
 // members wakes the set of a sandbox's pool.
 func members() handler.EventHandler {
