@@ -28,7 +28,9 @@ const (
 const suffix = ".sandbox.sandgate.dev"
 
 // label is one part of a host name: a UID with a dot or a star in it would name others.
-var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
+const maxLabel = 63
 
 // The names of clients that an agent listens to.
 const (
@@ -152,7 +154,7 @@ func (a *Authority) Key() (Key, error) {
 
 // Agent issues the identity of the agent in the pod of the sandbox with this UID.
 func (a *Authority) Agent(sandboxUID string, now time.Time) (Identity, error) {
-	if !label.MatchString(sandboxUID) {
+	if len(sandboxUID) > maxLabel || !label.MatchString(sandboxUID) {
 		return Identity{}, fmt.Errorf("identity: %q is no sandbox's UID: expected up to 63 of a-z, 0-9 and -", sandboxUID)
 	}
 	return a.issue(&x509.Certificate{

@@ -104,12 +104,14 @@ func clashes(before []Mount, m Mount) (out Faults) {
 }
 
 // option is the grammar of one mount option: nothing in it can end the option or start another one.
-var option = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,63}(=[A-Za-z0-9._:/@%+-]{1,255})?$`)
+var option = regexp.MustCompile(`^[a-z_][a-z0-9_]*(=[A-Za-z0-9._:/@%+-]+)?$`)
+
+const maxOptionName, maxOptionValue = 64, 255
 
 // optionReason never quotes an option's value: that is between the operator and the storage, and may be a password.
 func (p Policy) optionReason(driver, o string) string {
-	name, _, valued := strings.Cut(o, "=")
-	if !option.MatchString(o) {
+	name, value, valued := strings.Cut(o, "=")
+	if !option.MatchString(o) || len(name) > maxOptionName || len(value) > maxOptionValue {
 		return fmt.Sprintf("its mount option %q is not of the form name or name=value", name)
 	}
 	allowed := name

@@ -19,10 +19,12 @@ func (o option) String() string {
 var (
 	octal   = regexp.MustCompile(`^0?[0-7]{3}$`)
 	decimal = regexp.MustCompile(`^-?[0-9]{1,9}$`)
-	word    = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+	word    = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 	level   = regexp.MustCompile(`^(crit|critical|err|error|warn|warning)$`)
 	flag    = regexp.MustCompile(`^$`)
 )
+
+const maxValue = 64
 
 // allowed are the options that a volume may give its client, and the form of their values. What is not here could widen the
 // mount, read files of this machine, change the credentials or fill the log with them.
@@ -81,7 +83,7 @@ func oneOption(item string) (option, error) {
 		return option{}, invalid("the option %q is not among those that a volume may set", name)
 	case form == flag && valued:
 		return option{}, invalid("the option %q takes no value", name)
-	case form != flag && !form.MatchString(value):
+	case form != flag && (len(value) > maxValue || !form.MatchString(value)):
 		return option{}, invalid("the option %q has a value of the wrong form", name)
 	}
 	return option{name, value}, nil

@@ -28,11 +28,14 @@ type volume struct {
 
 type credentials struct{ id, secret string }
 
+// Lengths are looked at apart: an expression that counts them takes a hundred times the memory, in each agent.
 var (
-	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
-	regionName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
-	hostName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]+[a-z0-9]$`)
+	regionName = regexp.MustCompile(`^[a-z0-9-]+$`)
+	hostName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
 )
+
+const maxBucket, maxRegion, maxHost = 63, 64, 253
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{mount.ErrInvalid}, args...)...)
@@ -44,7 +47,7 @@ func parse(m mount.Mount) (volume, error) {
 		return volume{}, err
 	}
 	v := volume{bucket: a["bucket"], region: a["region"], owner: m.Owner, readOnly: m.ReadOnly || m.AccessMode == mount.ReadOnlyMany}
-	if !bucketName.MatchString(v.bucket) {
+	if len(v.bucket) > maxBucket || !bucketName.MatchString(v.bucket) {
 		return v, invalid("the attribute bucket must be the name of a bucket")
 	}
 	if v.prefix, err = prefix(a["path"], m.SubPath); err != nil {
@@ -152,12 +155,12 @@ func goodHost(h string) bool {
 	if a, err := netip.ParseAddr(h); err == nil {
 		return a.Zone() == ""
 	}
-	return hostName.MatchString(h)
+	return len(h) <= maxHost && hostName.MatchString(h)
 }
 
 func (v *volume) signature(version string) error {
 	switch {
-	case v.region != "" && !regionName.MatchString(v.region):
+	case v.region != "" && (len(v.region) > maxRegion || !regionName.MatchString(v.region)):
 		return invalid("the attribute region must be small letters, digits and -")
 	case version == "v1":
 		v.sigV2 = true

@@ -4,6 +4,7 @@ package tmpfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
@@ -108,13 +108,11 @@ func (d *Driver) size(text string) (int64, error) {
 	if text == "" {
 		return 0, fmt.Errorf("%w: the attribute size is required, such as 64Mi", mount.ErrInvalid)
 	}
-	q, err := resource.ParseQuantity(text)
-	if err != nil {
-		return 0, fmt.Errorf("%w: the attribute size must be a quantity such as 64Mi", mount.ErrInvalid)
-	}
-	n, exact := q.AsInt64()
+	n, err := quantity(text)
 	switch {
-	case !exact || n < minSize:
+	case errors.Is(err, errQuantity):
+		return 0, fmt.Errorf("%w: the attribute size must be a quantity such as 64Mi", mount.ErrInvalid)
+	case err != nil || n < minSize:
 		return 0, fmt.Errorf("%w: the attribute size must be a whole number of bytes, at least 4Ki", mount.ErrInvalid)
 	case d.MaxSize > 0 && n > d.MaxSize:
 		return 0, fmt.Errorf("%w: the attribute size may be at most %d bytes here", mount.ErrInvalid, d.MaxSize)
