@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
@@ -62,8 +61,7 @@ func command(args []string) error {
 }
 
 func serveCommand(args []string) error {
-	// One of these sits in every sandbox's pod and waits: it should cost as little.
-	debug.SetGCPercent(20)
+	frugal()
 	var cfg config
 	fs := flag.NewFlagSet("csiagent serve", flag.ContinueOnError)
 	fs.StringVar(&cfg.Addr, "addr", ":49990", "address of the one port")

@@ -4,13 +4,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
@@ -31,25 +27,27 @@ type config struct {
 	AllowHostPaths                  []string
 }
 
-// handoverPatience is how long a publish waits for a namespace that is on its way, such as after a restart of the agent.
-const handoverPatience = 2 * time.Second
-
 // serve runs until a signal. Mounts stay: they belong to the sandbox, and only it ends them.
 func serve(cfg config, log *slog.Logger) error {
 	log = slog.New(channel.Named(log.Handler()))
-	threads := attach.NewThreads(attach.DefaultThreads)
-	receiver, err := handover.Listen(handover.Config{Socket: cfg.Handover, Threads: threads})
+	receiver, err := handover.Listen(handover.Config{Socket: cfg.Handover, Threads: attach.NewThreads(attach.DefaultThreads)})
 	if err != nil {
 		return err
 	}
-	n, err := newNode(cfg, receiver, log)
+	box := &container{receiver: receiver, began: time.Now()}
+	n, err := newNode(cfg, box, log)
 	if err != nil {
 		return err
 	}
 	defer n.Close()
+	// Before anybody can ask for anything: what is not known yet would be mounted twice, or taken for gone.
+	if err := n.Adopt(context.Background()); err != nil {
+		log.Error("not everything could be adopted", "error", err)
+	}
+	box.adopted.Store(true)
 	server, err := channel.NewServer(channel.ServerConfig{
 		Identity: (&identity{dir: cfg.Identity}).read, Node: node.NewServer(n, node.Info{Name: "agent.sandgate.dev", Version: boot.Version}),
-		Version: boot.Version, HandedOver: func() bool { return receiver.State().Ready }, Log: log,
+		Version: boot.Version, HandedOver: box.ready, Log: log,
 	})
 	if err != nil {
 		return err
@@ -61,25 +59,36 @@ func serve(cfg config, log *slog.Logger) error {
 	log.Info("serving", "address", listener.Addr().String(), "version", boot.Version)
 
 	var group boot.Group
-	group.Add("hand-over", receiver.Serve)
 	group.Add("channel", func(ctx context.Context) error { return server.Serve(ctx, listener) })
-	group.Add("adoption", func(ctx context.Context) error {
-		// What an earlier process has left can be judged once the namespace is here; until then it is kept.
-		select {
-		case <-receiver.Ready():
-		case <-ctx.Done():
-			return nil
-		}
-		if err := n.Adopt(ctx); err != nil {
-			log.ErrorContext(ctx, "not everything could be adopted", "error", err)
-		}
-		<-ctx.Done()
-		return nil
-	})
+	group.Add("hand-over", func(ctx context.Context) error { return finish(ctx, receiver, n, log) })
+	group.Add("rest", rest)
 	return group.Run()
 }
 
-func newNode(cfg config, receiver *handover.Receiver, log *slog.Logger) (*node.Node, error) {
+// uploadTime is how long an agent that is told to end waits for what a container that is gone has written last. The kubelet ends an agent
+// after the containers beside it, in what is left of their time.
+const uploadTime = 25 * time.Second
+
+// finish takes hand-overs until ctx ends, and then gives FUSE clients their time: they end with this process.
+func finish(ctx context.Context, receiver *handover.Receiver, n *node.Node, log *slog.Logger) error {
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	go func() { // ends with ctx, which ends with the group
+		<-ctx.Done()
+		defer stop()
+		if receiver.State().Ready {
+			return // the container lives and uses its volumes: they break loudly, and are mounted again by the next agent
+		}
+		within, cancel := context.WithTimeout(serving, uploadTime)
+		defer cancel()
+		if err := n.Finish(within); err != nil {
+			log.Warn("last writes of the sandbox may be missing", "error", err)
+		}
+	}()
+	return receiver.Serve(serving)
+}
+
+func newNode(cfg config, box *container, log *slog.Logger) (*node.Node, error) {
 	host, err := hostpath.New(hostpath.Config{Prefixes: cfg.AllowHostPaths})
 	if err != nil {
 		return nil, err
@@ -89,48 +98,6 @@ func newNode(cfg config, receiver *handover.Receiver, log *slog.Logger) (*node.N
 	}
 	return node.New(node.Config{
 		Dir: cfg.State, Drivers: drivers, Policy: mount.DefaultPolicy(), Logger: log,
-		Probe: &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}},
-		Target: func(ctx context.Context, container string) (node.Target, error) {
-			if container != "" {
-				return nil, fmt.Errorf("container %q hands no namespace over; only the first container can have mounts", container)
-			}
-			within, cancel := context.WithTimeout(ctx, handoverPatience)
-			defer cancel()
-			ns, err := receiver.Namespace(within)
-			if err != nil {
-				return nil, err
-			}
-			return ns, nil
-		},
+		Probe: &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}}, Target: box.target,
 	})
-}
-
-// identity is a directory into which the kubelet puts the Secret, again when it is renewed.
-type identity struct {
-	dir string
-
-	mu   sync.Mutex
-	seen time.Time
-	last channel.Identity
-}
-
-// read returns the identity of now. The kubelet swaps a symbolic link, so that one file's time tells of all.
-func (i *identity) read() (channel.Identity, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	info, err := os.Stat(filepath.Join(i.dir, "tls.crt"))
-	if err != nil {
-		return channel.Identity{}, fmt.Errorf("identity: %w", err)
-	}
-	if info.ModTime().Equal(i.seen) {
-		return i.last, nil
-	}
-	cert, errCert := os.ReadFile(filepath.Join(i.dir, "tls.crt"))
-	key, errKey := os.ReadFile(filepath.Join(i.dir, "tls.key"))
-	ca, errCA := os.ReadFile(filepath.Join(i.dir, "ca.crt"))
-	if err := errors.Join(errCert, errKey, errCA); err != nil {
-		return channel.Identity{}, fmt.Errorf("identity: %w", err)
-	}
-	i.seen, i.last = info.ModTime(), channel.Identity{Cert: cert, Key: key, CA: ca}
-	return i.last, nil
 }
