@@ -33,7 +33,9 @@ type Config struct {
 	Device, Seen string
 	// Devices is how many containers of the node may have it at once.
 	Devices int
-	Log     *slog.Logger
+	// Look is how often the device is looked for, 10 s when zero.
+	Look time.Duration
+	Log  *slog.Logger
 }
 
 // Plugin is the device plugin.
@@ -46,9 +48,6 @@ type Plugin struct {
 // socket is the plugin's, in the kubelet's directory.
 const socket = "sandgate-fuse.sock"
 
-// look is how often the device is looked for.
-const look = 10 * time.Second
-
 // New makes a plugin; Run runs it.
 func New(cfg Config) (*Plugin, error) {
 	if cfg.Dir == "" || cfg.Devices <= 0 || cfg.Log == nil {
@@ -59,6 +58,9 @@ func New(cfg Config) (*Plugin, error) {
 	}
 	if cfg.Seen == "" {
 		cfg.Seen = cfg.Device
+	}
+	if cfg.Look == 0 {
+		cfg.Look = 10 * time.Second
 	}
 	return &Plugin{cfg: cfg}, nil
 }
@@ -153,7 +155,7 @@ func (p *Plugin) GetDevicePluginOptions(context.Context, *api.Empty) (*api.Devic
 
 // ListAndWatch tells of the devices, and again when /dev/fuse comes or goes.
 func (p *Plugin) ListAndWatch(_ *api.Empty, stream api.DevicePlugin_ListAndWatchServer) error {
-	tick := time.NewTicker(look)
+	tick := time.NewTicker(p.cfg.Look)
 	defer tick.Stop()
 	last := ""
 	for {

@@ -84,6 +84,8 @@ func TestThePluginRegistersAndGivesTheDevice(t *testing.T) {
 	require.Equal(t, "/dev/fuse", given.ContainerResponses[0].Devices[0].ContainerPath)
 	require.Equal(t, "rw", given.ContainerResponses[0].Devices[0].Permissions)
 
+	require.NoError(t, os.Remove(filepath.Join(dir, r.Endpoint)))
+	require.Equal(t, fusedevice.Resource, first.await(t).ResourceName, "a kubelet removes the sockets of its plugins when it starts")
 	first.server.Stop()
 	second := startKubelet(t, dir)
 	require.Equal(t, fusedevice.Resource, second.await(t).ResourceName, "a kubelet that starts anew is told again")
@@ -91,11 +93,11 @@ func TestThePluginRegistersAndGivesTheDevice(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
-func TestADeviceThatIsNotThereIsUnhealthy(t *testing.T) {
+func TestADeviceThatIsNotThereIsUnhealthyUntilItComes(t *testing.T) {
 	dir, err := os.MkdirTemp("", "fuse-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	p, err := fusedevice.New(fusedevice.Config{Dir: dir, Seen: filepath.Join(dir, "none"), Devices: 1, Log: slog.New(slog.DiscardHandler)})
+	p, err := fusedevice.New(fusedevice.Config{Dir: dir, Seen: filepath.Join(dir, "dev"), Devices: 1, Look: 10 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -110,6 +112,14 @@ func TestADeviceThatIsNotThereIsUnhealthy(t *testing.T) {
 	list, err := watch.Recv()
 	require.NoError(t, err)
 	require.Equal(t, api.Unhealthy, list.Devices[0].Health)
+	require.NoError(t, os.Symlink("/dev/null", filepath.Join(dir, "dev")))
+	list, err = watch.Recv()
+	require.NoError(t, err)
+	require.Equal(t, api.Healthy, list.Devices[0].Health)
+	require.NoError(t, os.Remove(filepath.Join(dir, "dev")))
+	list, err = watch.Recv()
+	require.NoError(t, err)
+	require.Equal(t, api.Unhealthy, list.Devices[0].Health, "and again when it goes")
 	cancel()
 	require.NoError(t, <-done)
 }
