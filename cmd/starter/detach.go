@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -61,7 +60,7 @@ func (d daemon) detach(next []string) (int, error) {
 	word := make([]byte, 512)
 	n, err := r.Read(word)
 	if err != nil || string(word[:n]) != "ok" {
-		_ = p.Kill()
+		_ = syscall.Kill(-p.Pid, syscall.SIGKILL) // its session, with the program that does not answer
 		return 1, fmt.Errorf("the daemon did not begin: %s", word[:n])
 	}
 	_ = p.Release()
@@ -84,20 +83,30 @@ func output(void *os.File) *os.File {
 	return f
 }
 
+// report is the daemon's one word to who started it: "ok", or what is wrong. Later words go nowhere, since the descriptor may be
+// another file by then.
+type report struct{ once sync.Once }
+
+func (r *report) say(word string) {
+	r.once.Do(func() {
+		_, _ = unix.Write(readyFD, []byte(word))
+		_ = unix.Close(readyFD)
+	})
+}
+
+func (r *report) ok() { r.say("ok") }
+
 // run is the daemon's life.
 func (d daemon) run() (int, error) {
 	signals := make(chan os.Signal, 32)
 	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
 	unix.CloseOnExec(readyFD)
-	said := sync.OnceFunc(func() {
-		_, _ = unix.Write(readyFD, []byte("ok"))
-		_ = unix.Close(readyFD)
-	})
+	var word report
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if d.socket != "" {
-		go handover.Keep(ctx, d.socket, clock.RealClock{}, said)
-		late := time.AfterFunc(handoverPatience, said)
+		go handover.Keep(ctx, d.socket, clock.RealClock{}, word.ok)
+		late := time.AfterFunc(handoverPatience, word.ok)
 		defer late.Stop()
 	}
 	if d.program == "" {
@@ -107,52 +116,71 @@ func (d daemon) run() (int, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 1, err
 	}
-	return d.supervise(ctx, signals, said)
+	return d.supervise(ctx, signals, &word)
 }
 
-// supervise keeps the program running.
-func (d daemon) supervise(ctx context.Context, signals <-chan os.Signal, said func()) (int, error) {
-	pause := 100 * time.Millisecond
+// supervise keeps the program running until it is told to end.
+func (d daemon) supervise(ctx context.Context, signals <-chan os.Signal, word *report) (int, error) {
+	pause := firstPause
+	first := sync.OnceFunc(func() {
+		if d.socket == "" {
+			go d.answers(ctx, word)
+		}
+	})
 	for {
 		pid, status, err := start(append([]string{d.program}, d.args...))
 		if err != nil {
-			_, _ = unix.Write(readyFD, []byte(err.Error()))
+			word.say(err.Error())
 			return status, err
 		}
-		if d.socket == "" {
-			go func() {
-				if err := d.answers(ctx); err == nil {
-					said()
-				}
-			}()
-		}
+		first()
 		began := time.Now()
 		status = attend(signals, pid)
 		if status == stopped {
 			return 0, nil
 		}
 		if time.Since(began) > time.Minute {
-			pause = 100 * time.Millisecond
+			pause = firstPause
 		}
 		fmt.Fprintf(os.Stderr, "starter: %s ended with status %d; it is started again\n", d.program, status)
+		if !wait(signals, pause) {
+			return 0, nil
+		}
+		pause = min(2*pause, lastPause)
+	}
+}
+
+// How long a program that has ended stays so before it is started again.
+const (
+	firstPause = 100 * time.Millisecond
+	lastPause  = 5 * time.Second
+)
+
+// wait is false when we are told to end meanwhile.
+func wait(signals <-chan os.Signal, d time.Duration) bool {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for {
 		select {
-		case <-time.After(pause):
+		case <-over.C:
+			return true
 		case s := <-signals:
 			if s != unix.SIGCHLD {
-				return 0, nil
+				return false
 			}
+			reap(0) // an orphan of the program's
 		}
-		pause = min(2*pause, 5*time.Second)
 	}
 }
 
 // stopped is the status of a child that ended because we were told to.
 const stopped = 128 + int(unix.SIGTERM)
 
-// answers waits until the program takes connections.
-func (d daemon) answers(ctx context.Context) error {
+// answers reports when the program takes connections, or that it does not.
+func (d daemon) answers(ctx context.Context, word *report) {
 	if d.await == 0 {
-		return nil
+		word.ok()
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerPatience)
 	defer cancel()
@@ -161,12 +189,14 @@ func (d daemon) answers(ctx context.Context) error {
 	for {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(d.await)))
 		if err == nil {
-			return conn.Close()
+			_ = conn.Close()
+			word.ok()
+			return
 		}
 		select {
 		case <-ctx.Done():
-			_, _ = unix.Write(readyFD, fmt.Appendf(nil, "%s does not answer at port %d", d.program, d.await))
-			return errors.Join(ctx.Err(), err)
+			word.say(fmt.Sprintf("%s does not answer at port %d", d.program, d.await))
+			return
 		case <-tick.C:
 		}
 	}
