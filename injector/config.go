@@ -54,10 +54,12 @@ func (f *Faults) add(path, format string, args ...any) {
 	*f = append(*f, path+": "+fmt.Sprintf(format, args...))
 }
 
+// err is f as an error, nil when there are none. Sorted, since a condition that bears it must not change by itself.
 func (f Faults) err() error {
 	if len(f) == 0 {
 		return nil
 	}
+	slices.Sort(f)
 	return f
 }
 

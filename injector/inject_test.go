@@ -153,6 +153,16 @@ func TestABrokenConfigurationIsToldWithItsPlaces(t *testing.T) {
 	require.ErrorContains(t, err, "b:")
 }
 
+func TestFaultsAreToldInOneOrder(t *testing.T) {
+	const broken = `{labels: [], annotations: [], containers: {}, volumes: {}, initContainers: {}}`
+	_, first := injector.Parse(map[string]string{"csi": broken})
+	require.Error(t, first)
+	for range 50 {
+		_, again := injector.Parse(map[string]string{"csi": broken})
+		require.EqualError(t, again, first.Error(), "a condition that bears it must not change by itself")
+	}
+}
+
 func TestTheDigestChangesWithWhatIsInjectedOnly(t *testing.T) {
 	c := config(t)
 	one, err := c.Digest([]string{"csi", "agent-runtime"})

@@ -48,7 +48,6 @@ func (i *injection) safe() {
 	for k, c := range spec.Containers {
 		i.container(fmt.Sprintf("spec.containers[%d]", k), c)
 	}
-	slices.Sort(i.faults)
 }
 
 func (i *injection) seccomp(at string, p *corev1.SeccompProfile) {
