@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
 )
@@ -33,8 +32,8 @@ func command(args []string) error {
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", ":9090", "address of /metrics, /livez and /readyz")
 	fs.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "file that names the cluster (default the one that this process runs in)")
 	fs.StringVar(&cfg.ReleaseNamespace, "release-namespace", "sandgate", "namespace of the installation's own Secrets and of the lease")
-	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", list(&cfg.Namespaces, ","))
-	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", list(&cfg.AllowHostPaths, ":"))
+	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", boot.List(&cfg.Namespaces, ","))
+	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")
 	format := fs.String("log-format", "json", "text or json")
@@ -50,17 +49,4 @@ func command(args []string) error {
 		return err
 	}
 	return run(cfg, log)
-}
-
-// list is a flag of several values.
-func list(into *[]string, separator string) func(string) error {
-	return func(text string) error {
-		*into = nil
-		for _, item := range strings.Split(text, separator) {
-			if item = strings.TrimSpace(item); item != "" {
-				*into = append(*into, item)
-			}
-		}
-		return nil
-	}
 }

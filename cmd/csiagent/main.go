@@ -9,8 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
 	"github.com/sandgate-dev/sandgate/csiagent/fusedevice"
@@ -48,7 +46,7 @@ func command(args []string) error {
 		if len(args) != 2 {
 			return errors.New("install: expected one directory")
 		}
-		return install(args[1])
+		return boot.Install(args[1], "starter")
 	case "fuse-device":
 		return fuseDeviceCommand(args[1:])
 	case "version":
@@ -68,10 +66,7 @@ func serveCommand(args []string) error {
 	fs.StringVar(&cfg.Handover, "handover", "/handover/handover.sock", "socket at which the starter hands the namespace over")
 	fs.StringVar(&cfg.State, "state", "/var/lib/sandgate-agent", "directory of the journal, in memory")
 	fs.StringVar(&cfg.Identity, "identity", "/identity", "directory with tls.crt, tls.key and ca.crt")
-	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", func(s string) error {
-		cfg.AllowHostPaths = strings.FieldsFunc(s, func(r rune) bool { return r == ':' })
-		return nil
-	})
+	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	format := fs.String("log-format", "json", "text or json")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {
@@ -105,24 +100,4 @@ func fuseDeviceCommand(args []string) error {
 	var group boot.Group
 	group.Add("device plugin", plugin.Run)
 	return group.Run()
-}
-
-// install copies the starter that lies beside this program.
-func install(dir string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	text, err := os.ReadFile(filepath.Join(filepath.Dir(self), "starter"))
-	if err != nil {
-		return fmt.Errorf("install: %w", err)
-	}
-	into := filepath.Join(dir, "starter")
-	// Another init container may be installing the same one: a name of our own, then a rename.
-	tmp := into + ".csiagent"
-	err = errors.Join(os.WriteFile(tmp, text, 0o600), os.Chmod(tmp, 0o555), os.Rename(tmp, into)) //nolint:gosec // every user of the sandbox runs it
-	if err != nil {
-		return fmt.Errorf("install: %w", err)
-	}
-	return nil
 }

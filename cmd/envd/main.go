@@ -18,6 +18,7 @@ import (
 
 	"github.com/oklog/run"
 
+	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
 	"github.com/sandgate-dev/sandgate/injector/envd"
 )
 
@@ -48,7 +49,7 @@ func serve(log *slog.Logger) error {
 	into := flag.String("install", "", "put this program and the starter into a directory and exit")
 	flag.Parse()
 	if *into != "" {
-		return install(*into)
+		return boot.Install(*into, "envd", "starter")
 	}
 	if *version {
 		fmt.Println(envd.Version)

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
@@ -40,10 +39,10 @@ func command(args []string) error {
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", ":9090", "address of /metrics, /livez and /readyz")
 	fs.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "file that names the cluster (default the one that this process runs in)")
 	fs.StringVar(&cfg.ReleaseNamespace, "release-namespace", "sandgate", "namespace of the installation's own Secrets")
-	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", list(&cfg.Namespaces, ","))
+	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", boot.List(&cfg.Namespaces, ","))
 	fs.StringVar(&cfg.Domain, "domain", "", "domain whose hosts PORT-ID.DOMAIN reach sandboxes (default localhost)")
-	fs.Func("trusted-hosts", "comma-separated further host names on which the headers of SDKs choose the sandbox, such as the Service's", list(&cfg.TrustedHosts, ","))
-	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", list(&cfg.AllowHostPaths, ":"))
+	fs.Func("trusted-hosts", "comma-separated further host names on which the headers of SDKs choose the sandbox, such as the Service's", boot.List(&cfg.TrustedHosts, ","))
+	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.DurationVar(&cfg.Limits.Create, "create-deadline", cfg.Limits.Create, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.Limits.MaxTimeout, "max-timeout", cfg.Limits.MaxTimeout, "longest life a sandbox may be given from now")
 	fs.IntVar(&cfg.Cold, "max-cold", 16, "most sandboxes that this replica has in the making for requests that found no stock; below 0: none")
@@ -64,17 +63,4 @@ func command(args []string) error {
 		return err
 	}
 	return run(cfg, log)
-}
-
-// list is a flag of several values.
-func list(into *[]string, separator string) func(string) error {
-	return func(text string) error {
-		*into = nil
-		for _, item := range strings.Split(text, separator) {
-			if item = strings.TrimSpace(item); item != "" {
-				*into = append(*into, item)
-			}
-		}
-		return nil
-	}
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -59,10 +58,7 @@ func runCommand(args []string) error {
 	fs.StringVar(&cfg.State, "state", defaultState(), "directory of keys, sandboxes and logs")
 	fs.StringVar(&cfg.Manifests, "manifests", "examples/local", "directory of SandboxSet, PersistentVolume, PersistentVolumeClaim and Secret manifests")
 	fs.StringVar(&cfg.Bin, "bin", filepath.Dir(executable()), "directory of the static programs envd and starter")
-	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", func(s string) error {
-		cfg.AllowHostPaths = strings.FieldsFunc(s, func(r rune) bool { return r == ':' })
-		return nil
-	})
+	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.StringVar(&cfg.Domain, "domain", "", "domain whose hosts PORT-ID.DOMAIN reach sandboxes (default the address)")
 	fs.DurationVar(&cfg.CreateDeadline, "create-deadline", 30*time.Second, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.MaxTimeout, "max-timeout", 24*time.Hour, "longest life a sandbox may be given from now")
