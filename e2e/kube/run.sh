@@ -125,6 +125,9 @@ controller default get secrets no
 controller default list secrets no
 controller default create secrets yes
 controller default create pods yes
+controller default patch secrets no
+controller default update sandboxes no
+controller sandgate get configmaps no
 controller kube-system create pods no
 controller kube-system get secrets no
 TABLE
