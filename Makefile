@@ -34,8 +34,8 @@ demo: deps-run build $(BIN)/versitygw ## the Python example of the README agains
 
 ## --- for those who change it ---
 
-test: ## everything that CI runs: lint, vet, house rules, unit and integration tests, SDK suites
-	@$(MAKE) --no-print-directory lint vet unit sdk
+test: ## everything that CI runs: lint, vet, house rules, unit and integration tests, SDK suites, a real cluster
+	@$(MAKE) --no-print-directory lint vet unit unit-kube sdk e2e
 
 lint: $(BIN)/golangci-lint ## golangci-lint with .golangci.yml, gofmt included
 	@echo "== lint"
@@ -53,7 +53,9 @@ unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/
 		CONTROLLER_GEN=$(BIN)/controller-gen" ./...
 
 unit-kube: cluster ## the tests that need a real API server, one package at a time
-	@KUBE_ASSETS=$(CACHE)/cluster/bin go test -race -p 1 -timeout 20m ./cmd/controller ./cmd/gateway ./warmpool/...
+	@echo "== tests on a real API server"
+	@KUBE_ASSETS=$(CACHE)/cluster/bin go test -race -p 1 -timeout 20m ./cmd/controller ./cmd/gateway \
+		./warmpool/api/... ./warmpool/controller/... ./warmpool/kube/... ./warmpool/warmpooltest/...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
 
