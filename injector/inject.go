@@ -35,7 +35,7 @@ func (v Values) fill(r runtime) (out runtime, err error) {
 	if err != nil {
 		return out, fmt.Errorf("injector: %w", err)
 	}
-	text := strings.NewReplacer("${SANDBOX_ID}", v.SandboxID, "${AGENT_SECRET}", v.AgentSecret, "${INIT_KEY}", v.InitKey).Replace(string(raw))
+	text := strings.NewReplacer(PlaceholderSandboxID, v.SandboxID, PlaceholderAgentSecret, v.AgentSecret, PlaceholderInitKey, v.InitKey).Replace(string(raw))
 	if err := json.Unmarshal([]byte(text), &out); err != nil {
 		return out, fmt.Errorf("injector: %w", err)
 	}
