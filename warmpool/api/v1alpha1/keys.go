@@ -32,6 +32,8 @@ const (
 	AnnotationTeams = "sandgate.dev/teams"
 	// AnnotationRuntimes of a pod that nobody here makes: comma-separated runtimes that the admission webhook injects.
 	AnnotationRuntimes = "sandgate.dev/inject-runtimes"
+	// AnnotationAgentSecret of a pod with AnnotationRuntimes: the Secret, beside it, with the certificate of its agent.
+	AnnotationAgentSecret = "sandgate.dev/agent-secret"
 	// AnnotationInjected of a pod: the digest of what was injected.
 	AnnotationInjected = "sandgate.dev/injected"
 )
