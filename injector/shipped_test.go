@@ -1,0 +1,76 @@
+package injector_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sandgate-dev/sandgate/injector"
+)
+
+// helm is the program that the cluster for tests is built with, or the one in PATH.
+func helm(t *testing.T) string {
+	t.Helper()
+	cache := os.Getenv("CACHE")
+	if cache == "" {
+		dir, err := os.UserCacheDir()
+		require.NoError(t, err)
+		cache = filepath.Join(dir, "sandgate")
+	}
+	built := filepath.Join(cache, "cluster", "bin", "helm.d", "helm")
+	if _, err := os.Stat(built); err == nil {
+		return built
+	}
+	path, err := exec.LookPath("helm")
+	if err != nil {
+		t.Skip("there is no helm, neither in PATH nor in " + built + "; `make cluster` builds it")
+	}
+	return path
+}
+
+// What the chart ships is what every sandbox gets, so that no value may make it something that cannot be injected.
+func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
+	helm := helm(t)
+	for name, set := range map[string][]string{
+		"the defaults":                    nil,
+		"without FUSE":                    {"--set", "agent.fuse=false"},
+		"with directories of the node":    {"--set", "agent.allowHostPaths={/srv/a,/srv/b}"},
+		"by digest, with a runtime added": {"--set", "image.digests.envd=sha256:" + digest, "--set-string", "injection.extra.mine=labels: {a: b}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), helm, append([]string{
+				"template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/injection.yaml",
+			}, set...)...)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, string(out))
+			cm := &corev1.ConfigMap{}
+			require.NoError(t, yaml.UnmarshalStrict(out, cm))
+			c, err := injector.Parse(cm.Data)
+			require.NoError(t, err)
+			require.Subset(t, c.Names(), []string{"agent-runtime", "csi"})
+
+			fitted, err := injector.Inject(pod(t, plain), c, c.Names(), values)
+			require.NoError(t, err)
+			again, err := injector.Inject(fitted, c, c.Names(), values)
+			require.NoError(t, err)
+			require.Equal(t, fitted, again)
+			raw, err := yaml.Marshal(fitted)
+			require.NoError(t, err)
+			require.NotContains(t, string(raw), "${")
+
+			needs, err := c.Needs([]string{"agent-runtime"})
+			require.NoError(t, err)
+			require.Equal(t, []string{injector.PlaceholderSandboxID, injector.PlaceholderInitKey}, needs)
+			needs, err = c.Needs([]string{"csi"})
+			require.NoError(t, err)
+			require.Equal(t, []string{injector.PlaceholderAgentSecret}, needs)
+		})
+	}
+}
+
+const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
