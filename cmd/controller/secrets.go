@@ -74,6 +74,9 @@ func (s *secrets) identity() (channel.Identity, error) {
 	return made, nil
 }
 
+// renewPause is between two tries to renew the gateway's certificate.
+const renewPause = 10 * time.Second
+
 // renewGateway keeps the gateway's certificate for the agents good.
 func (p *process) renewGateway(s *secrets) func(ctx context.Context) error {
 	return func(ctx context.Context) error {

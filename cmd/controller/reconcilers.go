@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/sandbox"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/sandboxset"
+	"github.com/sandgate-dev/sandgate/warmpool/kube"
+)
+
+// controllers gives everything that reconciles to the manager.
+func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets *secrets, pool *channel.Pool) error {
+	fitter, err := kube.NewFitter(kube.FitterConfig{Keys: secrets.keys, Agents: kube.Channel(pool)})
+	if err != nil {
+		return err
+	}
+	initKey, err := secrets.keys.InitKey()
+	if err != nil {
+		return err
+	}
+	if _, err := mgr.GetCache().GetInformer(ctx, &corev1.PersistentVolume{}); err != nil {
+		return err
+	}
+	volumes, err := kube.NewReader(mgr.GetCache(), p.live, nil)
+	if err != nil {
+		return err
+	}
+	policy, check := rules(p.cfg.AllowHostPaths)
+	recorder := mgr.GetEventRecorder("sandgate-controller")
+	watch, err := injection.NewWatch(injection.WatchConfig{
+		Cache: mgr.GetCache(), Current: &p.injection, Events: recorder, Elected: mgr.Elected(), Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	sets, err := sandboxset.New(sandboxset.Config{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, Events: recorder, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	sandboxes, err := sandbox.New(sandbox.Config{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, Fitter: fitter, Authority: secrets.authority,
+		InitKey: initKey, Volumes: volumes, Policy: policy, Check: check, Events: recorder, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(mgr.Add(watch), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), register(p.registry,
+		sandboxset.Pools(mgr.GetCache(), mgr.Elected()), sandbox.Mounts(mgr.GetCache(), mgr.Elected())))
+}
+
+func register(r prometheus.Registerer, all ...prometheus.Collector) (err error) {
+	for _, c := range all {
+		err = errors.Join(err, r.Register(c))
+	}
+	return err
+}
