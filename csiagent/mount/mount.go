@@ -44,6 +44,9 @@ type Mount struct {
 	AccessMode AccessMode
 	// Owner owns the root of the mount and the directories made for it.
 	Owner Owner
+	// Enforced says that the volume's owner, and not the caller, wants it read-only or confined to a directory: it has to hold against
+	// whatever the sandbox tries.
+	Enforced bool `json:",omitzero"`
 	// Secret holds the volume's credentials.
 	Secret Secret
 }

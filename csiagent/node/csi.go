@@ -25,6 +25,7 @@ const (
 	keySubPath   = contextPrefix + "sub-path"
 	keyOwner     = contextPrefix + "owner"       // uid:gid
 	keyMode      = contextPrefix + "access-mode" // by its Kubernetes name
+	keyEnforced  = contextPrefix + "enforced"    // there or not
 )
 
 // PublishRequest is m as a CSI request.
@@ -32,6 +33,9 @@ func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {
 	about := map[string]string{
 		keyID: m.ID, keyVolume: m.Volume, keyDriver: m.Driver, keyContainer: m.Container, keySubPath: m.SubPath,
 		keyOwner: fmt.Sprintf("%d:%d", m.Owner.UID, m.Owner.GID), keyMode: string(m.AccessMode),
+	}
+	if m.Enforced {
+		about[keyEnforced] = "true"
 	}
 	maps.DeleteFunc(about, func(_, v string) bool { return v == "" })
 	maps.Copy(about, m.Attributes)
@@ -88,6 +92,7 @@ func fromRequest(r *csi.NodePublishVolumeRequest, driver string) (mount.Mount, e
 		},
 		Driver: about[keyDriver], VolumeHandle: r.GetVolumeId(), Attributes: map[string]string{},
 		Options: split(r.GetVolumeCapability().GetMount().GetMountFlags()), AccessMode: mount.AccessMode(about[keyMode]), Secret: r.GetSecrets(),
+		Enforced: about[keyEnforced] != "",
 	}
 	for k, v := range about {
 		if !strings.HasPrefix(k, contextPrefix) {

@@ -25,6 +25,7 @@ func TestAMountIsTheSameOnTheOtherSideOfTheWire(t *testing.T) {
 			Options:      []string{"ro", "noexec"},
 			AccessMode:   mount.ReadWriteMany,
 			Owner:        mount.Owner{UID: 1000, GID: 1001},
+			Enforced:     true,
 			Secret:       mount.Secret{"akId": "x"},
 		},
 		"with little": {
