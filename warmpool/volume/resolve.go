@@ -67,7 +67,7 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 	if len(src.reasons) > 0 {
 		return m, nil
 	}
-	m.ReadOnly = spec.ReadOnly || src.ReadOnly
+	m.ReadOnly, m.Enforced = spec.ReadOnly || src.ReadOnly, src.ReadOnly
 	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
 	m.AccessMode, m.Secret = src.AccessMode, src.Secret
 	return m, nil

@@ -143,6 +143,17 @@ func TestPlainSourcesBecomeHostPaths(t *testing.T) {
 	}
 }
 
+func TestAnNFSSourceIsTheNASDrivers(t *testing.T) {
+	pv := plain(corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{Server: "10.0.0.7", Path: "/share", ReadOnly: true}})
+	req := request(spec("pv"))
+	req.Drivers = []string{mount.DriverNAS}
+	got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": pv}}, req)
+	require.NoError(t, err)
+	require.Equal(t, mount.DriverNAS, got[0].Driver)
+	require.Equal(t, map[string]string{"server": "10.0.0.7", "path": "/share"}, got[0].Attributes)
+	require.True(t, got[0].ReadOnly && got[0].Enforced)
+}
+
 func TestFsTypeChoosesTheClientOfAnObjectStore(t *testing.T) {
 	for _, c := range []struct {
 		name, fsType string
@@ -189,6 +200,7 @@ func TestReadOnlyIsTheRequestsOrTheVolumes(t *testing.T) {
 			got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs(c.edit)}}, request(s))
 			require.NoError(t, err)
 			require.Equal(t, c.want, got[0].ReadOnly)
+			require.Equal(t, c.want && !c.asked, got[0].Enforced, "what the caller asks for himself is his own matter")
 			require.Equal(t, c.mode, got[0].AccessMode)
 		})
 	}
@@ -247,7 +259,7 @@ func TestRefusals(t *testing.T) {
 		field  mount.Field
 		reason string
 	}{
-		{"nfs source", plain(corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{}}), nil, nil, mount.FieldVolume, "has a source (nfs) that sandboxes cannot mount"},
+		{"another source", plain(corev1.PersistentVolumeSource{ISCSI: &corev1.ISCSIPersistentVolumeSource{}}), nil, nil, mount.FieldVolume, "has a source (iscsi) that sandboxes cannot mount"},
 		{"no source", plain(corev1.PersistentVolumeSource{}), nil, nil, mount.FieldVolume, "has a source (none)"},
 		{"a block volume", tmpfs(func(pv *corev1.PersistentVolume) { pv.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock) }), nil, nil, mount.FieldVolume, "volumeMode Block"},
 		{"a volume that is going", tmpfs(func(pv *corev1.PersistentVolume) { pv.DeletionTimestamp = &metav1.Time{} }), nil, nil, mount.FieldVolume, "is being deleted"},

@@ -46,8 +46,11 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 		}
 	case s.Local != nil:
 		src.Driver, src.VolumeHandle, src.Attributes = mount.DriverHostPath, pv.Name, map[string]string{"path": s.Local.Path}
+	case s.NFS != nil:
+		src.Driver, src.VolumeHandle, src.ReadOnly = mount.DriverNAS, pv.Name, s.NFS.ReadOnly
+		src.Attributes = map[string]string{"server": s.NFS.Server, "path": s.NFS.Path}
 	default:
-		refuse("has a source (%s) that sandboxes cannot mount; use csi, hostPath or local", kindOf(s))
+		refuse("has a source (%s) that sandboxes cannot mount; use csi, nfs, hostPath or local", kindOf(s))
 	}
 	if src.Driver != "" && !slices.Contains(drivers, src.Driver) {
 		refuse("needs driver %q, which is not installed here", src.Driver)
