@@ -8,6 +8,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -105,6 +106,7 @@ func rules(hostPaths []string) (mount.Policy, func(mount.Mount) error) {
 		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
 		mount.DriverOSS:      oss.Check,
+		mount.DriverNAS:      nas.Check,
 	}
 	policy := mount.DefaultPolicy()
 	policy.Drivers = nil

@@ -11,11 +11,16 @@ import (
 	"os"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/fusedevice"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 )
 
-const probeCommand = "probe"
+// For ourselves: the killable reader of a volume, and what mounts an NFS export.
+const (
+	probeCommand = "probe"
+	nasCommand   = "nas"
+)
 
 const usage = `The agent in a sandbox's pod.
 
@@ -54,6 +59,8 @@ func command(args []string) error {
 		return nil
 	case probeCommand:
 		os.Exit(probe.Main(args[1:]))
+	case nasCommand:
+		os.Exit(nas.Main())
 	}
 	return fmt.Errorf("unknown command %q: expected serve, install, fuse-device or version", args[0])
 }
@@ -67,6 +74,8 @@ func serveCommand(args []string) error {
 	fs.StringVar(&cfg.State, "state", "/var/lib/sandgate-agent", "directory of the journal, in memory")
 	fs.StringVar(&cfg.Identity, "identity", "/identity", "directory with tls.crt, tls.key and ca.crt")
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
+	fs.BoolVar(&cfg.NASFence, "nas-fence", false, "keep the sandbox from NFS servers in the pod's network namespace (needs NET_ADMIN)")
+	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "without a fence, mount NFS volumes that their owner restricts all the same")
 	format := fs.String("log-format", "json", "text or json")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/handover"
@@ -25,6 +26,7 @@ import (
 type config struct {
 	Addr, Handover, State, Identity string
 	AllowHostPaths                  []string
+	NASFence, NASUnfenced           bool
 }
 
 // serve runs until a signal. Mounts stay: they belong to the sandbox, and only it ends them.
@@ -95,9 +97,23 @@ func newNode(cfg config, box *container, log *slog.Logger) (*node.Node, error) {
 	}
 	drivers := map[string]node.Driver{
 		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: oss.New(oss.Config{Logger: log}),
+		mount.DriverNAS: network(cfg, log),
 	}
 	return node.New(node.Config{
 		Dir: cfg.State, Drivers: drivers, Policy: mount.DefaultPolicy(), Logger: log,
 		Probe: &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}}, Target: box.target,
 	})
+}
+
+// network is the driver for NFS. Without the fence that was asked for it refuses what needs one, and serves the rest.
+func network(cfg config, log *slog.Logger) *nas.Driver {
+	c := nas.Config{Command: []string{"/proc/self/exe", nasCommand}, Unfenced: cfg.NASUnfenced, Logger: log}
+	if cfg.NASFence {
+		fence, err := nas.Raise()
+		if err != nil {
+			log.Warn("NFS is not fenced: volumes that their owner restricts are refused", "error", err)
+		}
+		c.Fence = fence
+	}
+	return nas.New(c)
 }

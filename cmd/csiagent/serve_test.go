@@ -32,9 +32,9 @@ const containerArgument = "act-as-container"
 
 // TestMain makes this test binary the agent, its probes and the sandbox's container too.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 {
+	if len(os.Args) > 1 {
 		switch os.Args[1] {
-		case "serve", probeCommand:
+		case "serve", probeCommand, nasCommand:
 			if err := command(os.Args[1:]); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
@@ -400,4 +400,25 @@ func rss(t *testing.T, pid int) int {
 	}
 	require.Fail(t, "no VmRSS")
 	return 0
+}
+
+func TestAnNFSVolumeIsMountedByAProcessOfTheAgent(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	p := newPod(t)
+	p.start("")
+	p.container()
+	p.ready(true)
+	m := p.mount("nas", mount.DriverNAS, map[string]string{"server": "127.0.0.1"})
+	m.Options = []string{fmt.Sprintf("port=%d", l.Addr().(*net.TCPAddr).Port)}
+	if filesystems, err := os.ReadFile("/proc/filesystems"); err != nil || bytes.Contains(filesystems, []byte("\tnfs\n")) {
+		t.Skip("this kernel has NFS: e2e/nfs mounts with it")
+	}
+	err = p.agent.Publish(t.Context(), m)
+	require.ErrorContains(t, err, "modules nfs and nfsv3")
+	m.Enforced = true
+	require.ErrorContains(t, p.agent.Publish(t.Context(), m), "without a fence")
+	m.Enforced, m.Attributes["accessPoint"] = false, "x"
+	require.ErrorContains(t, p.agent.Publish(t.Context(), m), "accessPoint")
 }

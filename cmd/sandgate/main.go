@@ -13,12 +13,16 @@ import (
 	"time"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 	"github.com/sandgate-dev/sandgate/warmpool/local"
 )
 
-// probeCommand is for ourselves: the killable reader of a volume.
-const probeCommand = "probe"
+// For ourselves: the killable reader of a volume, and what mounts an NFS export.
+const (
+	probeCommand = "probe"
+	nasCommand   = "nas"
+)
 
 const usage = `Sandgate on one machine.
 
@@ -47,6 +51,8 @@ func command(args []string) error {
 		return cleanCommand(args[1:])
 	case probeCommand:
 		os.Exit(probe.Main(args[1:]))
+	case nasCommand:
+		os.Exit(nas.Main())
 	}
 	return fmt.Errorf("unknown command %q: expected run or clean", args[0])
 }
@@ -59,6 +65,7 @@ func runCommand(args []string) error {
 	fs.StringVar(&cfg.Manifests, "manifests", "examples/local", "directory of SandboxSet, PersistentVolume, PersistentVolumeClaim and Secret manifests")
 	fs.StringVar(&cfg.Bin, "bin", filepath.Dir(executable()), "directory of the static programs envd and starter")
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
+	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "mount NFS volumes that their owner restricts, although a sandbox with a network may reach the server itself")
 	fs.StringVar(&cfg.Domain, "domain", "", "domain whose hosts PORT-ID.DOMAIN reach sandboxes (default the address)")
 	fs.DurationVar(&cfg.CreateDeadline, "create-deadline", 30*time.Second, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.MaxTimeout, "max-timeout", 24*time.Hour, "longest life a sandbox may be given from now")
@@ -91,7 +98,7 @@ func cleanCommand(args []string) error {
 	if err != nil {
 		return err
 	}
-	drivers, err := builtin(nil, log)
+	drivers, err := builtin(config{}, log)
 	if err != nil {
 		return err
 	}

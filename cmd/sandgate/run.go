@@ -15,6 +15,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -39,6 +40,7 @@ var (
 type config struct {
 	Addr, State, Manifests, Bin, Domain string
 	AllowHostPaths                      []string
+	NASUnfenced                         bool
 	CreateDeadline, MaxTimeout          time.Duration
 	MaxSandboxes                        int
 }
@@ -57,7 +59,7 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	drivers, err := builtin(cfg.AllowHostPaths, log)
+	drivers, err := builtin(cfg, log)
 	if err != nil {
 		return err
 	}
@@ -125,8 +127,8 @@ func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, p
 }
 
 // builtin are the drivers of one machine.
-func builtin(allowed []string, log *slog.Logger) (map[string]node.Driver, error) {
-	host, err := hostpath.New(hostpath.Config{Prefixes: allowed})
+func builtin(cfg config, log *slog.Logger) (map[string]node.Driver, error) {
+	host, err := hostpath.New(hostpath.Config{Prefixes: cfg.AllowHostPaths})
 	if err != nil {
 		return nil, err
 	}
@@ -134,6 +136,7 @@ func builtin(allowed []string, log *slog.Logger) (map[string]node.Driver, error)
 		mount.DriverTmpfs:    &tmpfs.Driver{},
 		mount.DriverHostPath: host,
 		mount.DriverOSS:      oss.New(oss.Config{Logger: log}),
+		mount.DriverNAS:      nas.New(nas.Config{Command: []string{"/proc/self/exe", nasCommand}, Unfenced: cfg.NASUnfenced, Logger: log}),
 	}, nil
 }
 
