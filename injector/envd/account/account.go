@@ -11,6 +11,7 @@ package account
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/user"
 	"slices"
@@ -52,7 +53,7 @@ func (d *Directory) Lookup(name string) (Account, error) {
 	}
 	u, err := user.Lookup(name)
 	var unknown user.UnknownUserError
-	if byDefault && errors.As(err, &unknown) {
+	if byDefault && (errors.As(err, &unknown) || errors.Is(err, fs.ErrNotExist)) { // an image of one program has no /etc/passwd
 		return Current(os.Getuid(), os.Getgid()), nil
 	}
 	if err != nil {
