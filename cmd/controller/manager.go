@@ -70,6 +70,9 @@ func newManager(cfg config, access *rest.Config, types *runtime.Scheme) (manager
 				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{v1alpha1.SystemNamespace: {
 					FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.InjectionConfigMap),
 				}}},
+				&corev1.Secret{}: {Namespaces: map[string]cache.Config{cfg.ReleaseNamespace: {
+					FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, hookSecret),
+				}}},
 			},
 		},
 		LeaderElection: cfg.Elect, LeaderElectionID: "sandgate-controller", LeaderElectionNamespace: cfg.ReleaseNamespace,

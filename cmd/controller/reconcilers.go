@@ -53,7 +53,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	if err != nil {
 		return err
 	}
-	return errors.Join(mgr.Add(watch), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), register(p.registry,
+	return errors.Join(mgr.Add(watch), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), p.webhook(ctx, mgr, initKey), register(p.registry,
 		sandboxset.Pools(mgr.GetCache(), mgr.Elected()), sandbox.Mounts(mgr.GetCache(), mgr.Elected())))
 }
 

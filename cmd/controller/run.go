@@ -34,6 +34,7 @@ type process struct {
 	registry  prometheus.Registerer
 	injection injection.Current
 	synced    atomic.Bool
+	hooked    chan struct{} // closed once the API server believes the webhook's certificate
 }
 
 func run(cfg config, log *slog.Logger) error {
@@ -63,7 +64,7 @@ func newProcess(cfg config, log *slog.Logger, access *rest.Config, types *runtim
 	if err != nil {
 		return nil, err
 	}
-	p := &process{cfg: cfg, log: log, rest: access, types: types, live: live, registry: registry}
+	p := &process{cfg: cfg, log: log, rest: access, types: types, live: live, registry: registry, hooked: make(chan struct{})}
 	return p, register(registry, measure.Build("controller"), injection.Valid(&p.injection))
 }
 
@@ -71,6 +72,13 @@ func newProcess(cfg config, log *slog.Logger, access *rest.Config, types *runtim
 func (p *process) ready() error {
 	if !p.synced.Load() {
 		return errors.New("the cluster's objects are not known yet")
+	}
+	select {
+	case <-p.hooked:
+	default:
+		if p.cfg.Webhook.On {
+			return errors.New("the webhook's certificate is not in force yet")
+		}
 	}
 	return nil
 }
