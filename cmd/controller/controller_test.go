@@ -75,6 +75,7 @@ func rights(pool, release string) map[string][]rbacv1.PolicyRule {
 		release: {
 			rule("", "secrets", "create"),
 			named(rule("", "secrets", "get", "update"), keyring.SecretKeys, keyring.SecretAuthority, keyring.SecretGatewayClient),
+			named(rule("", "secrets", "list", "watch", "update"), hookSecret),
 			rule("", "configmaps", "list", "delete"),
 			rule("coordination.k8s.io", "leases", "get", "create", "update"),
 			rule("events.k8s.io", "events", "create", "patch"),
@@ -100,6 +101,10 @@ func grant(t *testing.T, c client.Client, pool, release string) {
 	name := metav1.ObjectMeta{Name: "controller-" + pool}
 	require.NoError(t, c.Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: name, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"persistentvolumes"}, Verbs: []string{"get", "list", "watch"}},
+		{
+			APIGroups: []string{"admissionregistration.k8s.io"}, Resources: []string{"mutatingwebhookconfigurations"},
+			ResourceNames: []string{hookConfiguration(release)}, Verbs: []string{"list", "watch", "update"},
+		},
 	}}))
 	require.NoError(t, c.Create(t.Context(), &rbacv1.ClusterRoleBinding{
 		ObjectMeta: name, RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "ClusterRole", Name: name.Name}, Subjects: subject,
