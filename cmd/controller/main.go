@@ -28,7 +28,10 @@ type config struct {
 }
 
 func command(args []string) error {
-	cfg := config{Namespaces: []string{"default"}}
+	cfg, do := config{Namespaces: []string{"default"}}, run
+	if len(args) > 0 && args[0] == "retire" { // what has to be done before the installation is deleted
+		do, args = retireAll, args[1:]
+	}
 	fs := flag.NewFlagSet("controller", flag.ContinueOnError)
 	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", ":9090", "address of /metrics, /livez and /readyz")
 	fs.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "file that names the cluster (default the one that this process runs in)")
@@ -50,5 +53,5 @@ func command(args []string) error {
 	if err != nil {
 		return err
 	}
-	return run(cfg, log)
+	return do(cfg, log)
 }

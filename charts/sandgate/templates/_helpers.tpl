@@ -20,3 +20,15 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- end }}
+{{- /* The security contexts of pods and containers that need no right on the node. */ -}}
+{{- define "sandgate.nobody" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+{{- define "sandgate.locked" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
