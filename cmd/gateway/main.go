@@ -33,6 +33,9 @@ type config struct {
 }
 
 func command(args []string) error {
+	if len(args) > 0 && args[0] == "selftest" {
+		return selftest(args[1:], os.Stdout)
+	}
 	cfg := config{Limits: gateway.DefaultLimits(), Namespaces: []string{"default"}}
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	fs.StringVar(&cfg.Addr, "addr", ":3000", "address to serve API and data plane on")
