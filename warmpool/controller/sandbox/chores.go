@@ -25,7 +25,7 @@ type chores struct {
 
 	mu   sync.Mutex
 	all  map[types.NamespacedName]*memory
-	stop context.Context // ends them; nil before Start
+	stop context.Context // ends them; nil when none may start
 	work sync.WaitGroup
 }
 
@@ -101,9 +101,9 @@ func (c *chores) forget(key types.NamespacedName) (uid types.UID) {
 
 // run starts a chore, unless one is under way. bounded ones wait for their turn.
 func (c *chores) run(key types.NamespacedName, m *memory, bounded bool, f func(ctx context.Context) report) {
-	c.mu.Lock()
+	c.mu.Lock() // until it is counted, so that Start waits for all that was started
+	defer c.mu.Unlock()
 	stop := c.stop
-	c.mu.Unlock()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if stop == nil || stop.Err() != nil || m.running || m.report != nil {
@@ -143,6 +143,9 @@ func (c *chores) Start(ctx context.Context) error {
 	c.stop = ctx
 	c.mu.Unlock()
 	<-ctx.Done()
+	c.mu.Lock()
+	c.stop = nil
+	c.mu.Unlock()
 	c.work.Wait()
 	return nil
 }
