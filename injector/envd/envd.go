@@ -1,7 +1,7 @@
 // Package envd is the daemon inside a sandbox: commands, files, watches and terminals over E2B's envd wire, so that
 // unmodified E2B SDKs work. It is written for wire compatibility with upstream's daemon and may be swapped for it.
 // The package assembles the services below it behind one handler and guards them with the sandbox's access token; it
-// knows neither volumes nor the cluster, opens no connection of its own and writes no file that nobody asked for.
+// knows neither volumes nor the cluster, opens no connection and writes no file that nobody asked for.
 package envd
 
 //go:generate buf generate
@@ -19,6 +19,7 @@ import (
 	"github.com/sandgate-dev/sandgate/injector/envd/filesystem"
 	"github.com/sandgate-dev/sandgate/injector/envd/initialize"
 	"github.com/sandgate-dev/sandgate/injector/envd/process"
+	"github.com/sandgate-dev/sandgate/injector/envd/tunnel"
 )
 
 // Version is the version of upstream's envd whose features this daemon has. SDKs ask it what they may use: file
@@ -86,7 +87,7 @@ func New(cfg Config) (*Server, error) {
 	mux.Handle(s.filesystem.Handler())
 	(&files.Handler{Accounts: accounts, Token: state.Token, Clock: cfg.Clock, Log: cfg.Log}).Register(mux)
 	(&status{env: state.Env, meter: &meter{clock: cfg.Clock}}).register(mux)
-	s.handler = cors(s.idle.track(guard(state, verifier != nil, crowds(withoutZeroTimeout(mux)))))
+	s.handler = cors(s.idle.track(guard(state, verifier != nil, tunnel.Or(crowds(withoutZeroTimeout(mux))))))
 	return s, nil
 }
 

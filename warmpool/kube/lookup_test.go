@@ -3,6 +3,9 @@ package kube_test
 import (
 	"context"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/sandgate-dev/sandgate/injector/envd/tunnel"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/kube"
@@ -158,6 +162,30 @@ func TestARouteLeadsToThePodAndEndsWithIt(t *testing.T) {
 	requireClosed(t, moved.Gone, "the sandbox was released")
 	_, err = b.Route(t.Context(), s.ID)
 	require.Equal(t, warmpool.NotFound, warmpool.CodeOf(err))
+}
+
+func TestARouteReachesWhatListensOnTheLoopbackOnly(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	r, err := b.Route(t.Context(), s.ID)
+	require.NoError(t, err)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "inside") }))
+	port := uint16(service.Listener.Addr().(*net.TCPAddr).Port)
+	through := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return r.Dial(ctx, port) }}}
+	res, err := through.Get("http://sandbox/") //nolint:noctx // of the test
+	require.NoError(t, err)
+	text, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, "inside", string(text))
+	through.CloseIdleConnections()
+	service.Close()
+	_, err = r.Dial(t.Context(), port)
+	require.ErrorIs(t, err, tunnel.ErrRefused)
 }
 
 func TestARouteEndsAtTheDeadlineAndWithAFailure(t *testing.T) {

@@ -2,12 +2,14 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
 	"syscall"
 	"time"
 
+	"github.com/sandgate-dev/sandgate/injector/envd/tunnel"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
@@ -72,13 +74,28 @@ func (b *Backend) Route(ctx context.Context, id warmpool.ID) (warmpool.Route, er
 			Code: warmpool.Unavailable, Message: "the sandbox has no address at the moment; try again", RetryAfter: time.Second,
 		}
 	}
+	token := b.cfg.Keys.Token(id, sb.Spec.Claim.Nonce).Reveal()
 	return warmpool.Route{
 		Gone: w.gone,
-		Dial: func(ctx context.Context, port uint16) (net.Conn, error) {
-			if port == v1alpha1.AgentPort { // not its owner's
-				return nil, fmt.Errorf("port %d: %w", port, syscall.ECONNREFUSED)
-			}
-			return b.dialer.DialContext(ctx, "tcp", net.JoinHostPort(w.ip, strconv.Itoa(int(port))))
-		},
+		Dial: func(ctx context.Context, port uint16) (net.Conn, error) { return b.dial(ctx, w.ip, port, token) },
 	}, nil
+}
+
+// dial connects to a port at a pod's address, and, if nobody listens there, to that of the pod's loopback through the daemon.
+func (b *Backend) dial(ctx context.Context, ip string, port uint16, token string) (net.Conn, error) {
+	if port == v1alpha1.AgentPort { // not its owner's
+		return nil, fmt.Errorf("port %d: %w", port, syscall.ECONNREFUSED)
+	}
+	to := func(port uint16) (net.Conn, error) {
+		return b.dialer.DialContext(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(int(port))))
+	}
+	c, err := to(port)
+	if !errors.Is(err, syscall.ECONNREFUSED) || port == v1alpha1.EnvdPort {
+		return c, err
+	}
+	daemon, down := to(v1alpha1.EnvdPort)
+	if down != nil {
+		return nil, err
+	}
+	return tunnel.Through(ctx, daemon, port, token)
 }
