@@ -80,6 +80,11 @@ e2e: deps-run cluster $(BIN)/versitygw ## helm install, the seed and the real SD
 	@$(INSTALL) python 2.63.0
 	@$(ASROOT) e2e/kube/run.sh
 
+.PHONY: e2e-nfs
+e2e-nfs: ## NFS volumes of every version against a real server, in an emulated machine with a kernel of its own
+	@$(INSTALL) go
+	@e2e/nfs/guest.sh
+
 images: cluster ## the product's images as OCI archives in CACHE/images, without a container engine
 	@e2e/images.sh
 

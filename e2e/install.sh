@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a target of the Makefile needs and the machine lacks. Each part checks first and is quick when nothing is missing.
 #   install.sh system           programs that sandboxes and volumes need, from apt
+#   install.sh nfs              the emulator in which NFS is tried, from apt
 #   install.sh go               says so when there is no Go
 #   install.sh tool NAME        an external tool, built from its own module e2e/tools/NAME at the version pinned there
 #   install.sh python PIN...    a virtual environment per SDK pin, from e2e/sdk/python/pins/PIN/requirements.txt
@@ -39,6 +40,8 @@ system() {
     gcc=gcc python3=python3 update-ca-certificates=ca-certificates
   [ -e /usr/include/stdlib.h ] || { say "installing libc6-dev with apt"; as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libc6-dev </dev/null >&2; }
 }
+
+nfs() { apt qemu-system-x86_64=qemu-system-x86; }
 
 # Any Go of 1.21 or newer fetches the version that go.mod asks for by itself.
 go_() {
@@ -86,13 +89,14 @@ js() {
   done
 }
 
-what=${1:?expected system, go, tool, python or js}
+what=${1:?expected system, nfs, go, tool, python or js}
 shift
 case $what in
   system) system ;;
+  nfs) nfs ;;
   go) go_ ;;
   tool) tool "$@" ;;
   python) python "$@" ;;
   js) js "$@" ;;
-  *) die "unknown part $what: expected system, go, tool, python or js" ;;
+  *) die "unknown part $what: expected system, nfs, go, tool, python or js" ;;
 esac

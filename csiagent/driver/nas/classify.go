@@ -42,8 +42,11 @@ func (v *volume) refusal(errno unix.Errno, module string, of wording) error {
 	switch errno {
 	case unix.ENOENT:
 		return of(mount.ErrNotFound, "the server has no directory as the attribute path says, or does not export it")
-	case unix.EACCES, unix.EPERM:
+	case unix.EACCES:
 		return of(mount.ErrDenied, "the server does not export the attribute path to this pod's address")
+	case unix.EPERM:
+		return of(mount.ErrDenied, "the server does not serve this pod's address and port; state the mount option resvport, or export "+
+			"with insecure")
 	case unix.ENOTDIR:
 		return of(mount.ErrInvalid, "the attribute path is not a directory on the server")
 	case unix.EPROTONOSUPPORT, unix.EOPNOTSUPP, unix.EPFNOSUPPORT:

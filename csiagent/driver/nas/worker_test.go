@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 		case "directories":
 			os.Exit(serve(directory))
 		case "hung":
-			os.Exit(serve(func(task, string) (int, error) { select {} }))
+			os.Exit(serve(func(task, string) (int, error) { return -1, unix.Pause() }))
 		case "dead":
 			os.Exit(1)
 		case "fenced":
