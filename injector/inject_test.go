@@ -1,6 +1,8 @@
 package injector_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -116,6 +118,31 @@ func TestWhatBreaksTheWallsOrClashesIsRefusedWithItsPath(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 			require.ErrorAs(t, err, &injector.Faults{})
 		})
+	}
+}
+
+func TestBesideAnAgentThatFencesNobodyGetsThroughTheFence(t *testing.T) {
+	fencing, err := injector.Parse(map[string]string{"csi": strings.Replace(csi, "add: [SYS_ADMIN]", "add: [SYS_ADMIN, NET_ADMIN]", 1)})
+	require.NoError(t, err)
+	out, err := injector.Inject(pod(t, `{spec: {containers: [{name: s}, {name: d, securityContext: {capabilities: {drop: [ALL]}}}], initContainers: [{name: i}]}}`),
+		fencing, []string{"csi"}, values)
+	require.NoError(t, err)
+	drops := map[string][]corev1.Capability{}
+	for _, c := range slices.Concat(out.Spec.InitContainers, out.Spec.Containers) {
+		if c.SecurityContext != nil {
+			drops[c.Name] = c.SecurityContext.Capabilities.Drop
+		}
+	}
+	require.Equal(t, map[string][]corev1.Capability{"agent": {"ALL"}, "i": {"NET_RAW"}, "s": {"NET_RAW"}, "d": {"ALL"}}, drops)
+	again, err := injector.Inject(out, fencing, []string{"csi"}, values)
+	require.NoError(t, err)
+	require.Equal(t, out, again)
+	for _, breach := range []string{"NET_ADMIN", "cap_net_raw"} {
+		asks := pod(t, `{spec: {containers: [{name: s, securityContext: {capabilities: {add: [`+breach+`]}}}]}}`)
+		_, err = injector.Inject(asks, fencing, []string{"csi"}, values)
+		require.ErrorContains(t, err, "spec.containers[0].securityContext.capabilities.add")
+		_, err = injector.Inject(asks, config(t), []string{"csi"}, values)
+		require.NoError(t, err, "without a fence it is the template's matter")
 	}
 }
 

@@ -42,11 +42,11 @@ func (i *injection) safe() {
 	for k, v := range spec.Volumes {
 		i.volume(fmt.Sprintf("spec.volumes[%d]", k), v)
 	}
-	for k, c := range spec.InitContainers {
-		i.container(fmt.Sprintf("spec.initContainers[%d]", k), c)
+	for k := range spec.InitContainers {
+		i.container(fmt.Sprintf("spec.initContainers[%d]", k), &spec.InitContainers[k])
 	}
-	for k, c := range spec.Containers {
-		i.container(fmt.Sprintf("spec.containers[%d]", k), c)
+	for k := range spec.Containers {
+		i.container(fmt.Sprintf("spec.containers[%d]", k), &spec.Containers[k])
 	}
 }
 
@@ -67,11 +67,14 @@ func (i *injection) volume(at string, v corev1.Volume) {
 }
 
 // container checks one of the template's containers; what the runtimes inject is the operator's.
-func (i *injection) container(at string, c corev1.Container) {
+func (i *injection) container(at string, c *corev1.Container) {
 	if i.injected(func(r runtime) bool {
-		return contains(r.InitContainers, c) || contains(r.Containers, c) || contains(sidecars(r), c)
+		return contains(r.InitContainers, *c) || contains(r.Containers, *c) || contains(sidecars(r), *c)
 	}) {
 		return
+	}
+	if i.fenced() {
+		i.confine(at, c)
 	}
 	if s := c.SecurityContext; s != nil {
 		if s.Privileged != nil && *s.Privileged {
