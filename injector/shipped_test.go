@@ -40,6 +40,7 @@ func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
 		"the defaults":                    nil,
 		"without FUSE":                    {"--set", "agent.fuse=false"},
 		"with directories of the node":    {"--set", "agent.allowHostPaths={/srv/a,/srv/b}"},
+		"with a fence around NFS":         {"--set", "agent.nas.fence=true"},
 		"by digest, with a runtime added": {"--set", "image.digests.envd=sha256:" + digest, "--set-string", "injection.extra.mine=labels: {a: b}"},
 	} {
 		t.Run(name, func(t *testing.T) {
