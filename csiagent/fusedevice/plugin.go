@@ -17,6 +17,7 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
@@ -101,24 +102,36 @@ func (p *Plugin) session(ctx context.Context, watcher *fsnotify.Watcher) error {
 		server.Stop()
 		_ = group.Wait()
 	}()
-	if err := p.register(ctx); err != nil {
+	kubelet := filepath.Join(p.cfg.Dir, "kubelet.sock")
+	told := identity(kubelet)
+	if err := p.register(ctx, kubelet); err != nil {
 		p.cfg.Log.WarnContext(ctx, "the kubelet does not take the device plugin yet", "error", err)
 		return p.pause(ctx)
 	}
 	p.cfg.Log.InfoContext(ctx, "registered", "resource", Resource, "devices", p.cfg.Devices)
-	kubelet := filepath.Join(p.cfg.Dir, "kubelet.sock")
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case event := <-watcher.Events:
-			if event.Name == kubelet && event.Has(fsnotify.Create) || event.Name == path && gone(path) {
+			// Not when it is told already: events come late, and a kubelet that is told twice takes the end of the first session for that of
+			// both, and the devices for sick ones until it starts anew.
+			if event.Name == kubelet && event.Has(fsnotify.Create) && identity(kubelet) != told || event.Name == path && gone(path) {
 				return nil
 			}
 		case err := <-watcher.Errors:
 			return fmt.Errorf("fuse device: watch the kubelet's directory: %w", err)
 		}
 	}
+}
+
+// identity tells a file from a later one of the same name.
+func identity(path string) string {
+	var s unix.Stat_t
+	if unix.Stat(path, &s) != nil {
+		return ""
+	}
+	return fmt.Sprint(s.Ino, s.Ctim)
 }
 
 func gone(path string) bool {
@@ -136,10 +149,10 @@ func (p *Plugin) pause(ctx context.Context) error {
 	return nil
 }
 
-func (p *Plugin) register(ctx context.Context) error {
+func (p *Plugin) register(ctx context.Context, kubelet string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := grpc.NewClient("unix://"+filepath.Join(p.cfg.Dir, "kubelet.sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+kubelet, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,38 @@ func TestThePluginRegistersAndGivesTheDevice(t *testing.T) {
 	require.NoError(t, <-done)
 }
 
+// A kubelet that is told twice in a row marks the devices as unhealthy when the first session ends, and nothing makes them healthy again.
+func TestAKubeletThatComesLateIsToldOnce(t *testing.T) {
+	dir, err := os.MkdirTemp("", "fuse-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	log := make(chan string, 10)
+	p, err := fusedevice.New(fusedevice.Config{Dir: dir, Seen: "/dev/null", Devices: 1, Log: slog.New(slog.NewTextHandler(lines(log), nil))})
+	require.NoError(t, err)
+	startKubelet(t, dir).server.Stop() // there is a socket, and nobody listens
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	require.Contains(t, <-log, "does not take the device plugin yet")
+	k := startKubelet(t, dir) // while the plugin pauses: it hears of the new socket after it has used it
+	require.Equal(t, fusedevice.Resource, k.await(t).ResourceName)
+	require.Contains(t, <-log, "registered")
+	require.NoError(t, os.Remove(filepath.Join(dir, "sandgate-fuse.sock")))
+	require.Equal(t, fusedevice.Resource, k.await(t).ResourceName)
+	require.Contains(t, <-log, "registered")
+	cancel()
+	require.NoError(t, <-done)
+	require.Empty(t, k.registered)
+	require.Empty(t, log)
+}
+
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
 func TestADeviceThatIsNotThereIsUnhealthyUntilItComes(t *testing.T) {
 	dir, err := os.MkdirTemp("", "fuse-")
 	require.NoError(t, err)
