@@ -21,6 +21,9 @@ type Spec struct {
 	ReadOnly bool `json:"readOnly,omitempty"`
 	// Container is the container of the sandbox that gets the mount; empty means the main one.
 	Container string `json:"container,omitempty"`
+	// AllowNonEmpty accepts a target directory that has entries, which the mount hides. It is a permission, and no part of what the
+	// mount is.
+	AllowNonEmpty bool `json:"allowNonEmpty,omitempty"`
 }
 
 // DerivedID is the mount ID of a spec that names none: stable for the same volume, container and target.
@@ -49,6 +52,13 @@ type Mount struct {
 	Enforced bool `json:",omitzero"`
 	// Secret holds the volume's credentials.
 	Secret Secret
+}
+
+// Is says whether m is the mount that was asked for as have, which may have been written down before the volume's owner had his say
+// in ReadOnly.
+func (m Mount) Is(have Spec) bool {
+	have.AllowNonEmpty, have.ReadOnly = m.AllowNonEmpty, have.ReadOnly || m.Enforced && m.ReadOnly
+	return have == m.Spec
 }
 
 // Names of the built-in drivers.

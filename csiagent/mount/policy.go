@@ -51,11 +51,27 @@ func (p Policy) Admit(ms []Mount) error {
 	var faults Faults
 	for i, m := range ms {
 		faults = append(faults, p.mountFaults(m).At(i)...)
-		faults = append(faults, clashes(ms[:i], m).At(i)...)
+		for _, b := range ms[:i] {
+			faults = append(faults, clashes(b.Spec, m.Spec).At(i)...)
+		}
 	}
 	if len(ms) > p.MaxMounts {
 		reason := fmt.Sprintf("a sandbox may have at most %d mounts; %d are asked for", p.MaxMounts, len(ms))
 		faults = append(faults, Fault{Index: p.MaxMounts, Field: FieldVolume, Reason: reason})
+	}
+	return faults.Err()
+}
+
+// Beside returns nil when s may be mounted beside those that are there already, else Faults with index 0. It is the part of Admit that
+// is about more than one mount.
+func (p Policy) Beside(there []Spec, s Spec) error {
+	var faults Faults
+	for _, b := range there {
+		faults = append(faults, clashes(b, s)...)
+	}
+	if len(there) >= p.MaxMounts {
+		reason := fmt.Sprintf("a sandbox may have at most %d mounts and this one has %d; unmount one first", p.MaxMounts, len(there))
+		faults = append(faults, Fault{Field: FieldVolume, Reason: reason})
 	}
 	return faults.Err()
 }
@@ -77,28 +93,26 @@ func (p Policy) mountFaults(m Mount) (out Faults) {
 	return out
 }
 
-// clashes are the reasons why m cannot be mounted beside before, with index 0.
-func clashes(before []Mount, m Mount) (out Faults) {
-	for _, b := range before {
-		if b.ID == m.ID {
-			reason := fmt.Sprintf("%q is the ID of the mount at %s too; IDs must differ", m.ID, b.Target)
-			out = append(out, Fault{Field: FieldID, Reason: reason})
-		}
-		if b.Container != m.Container {
-			continue
-		}
-		reason := ""
-		switch {
-		case b.Target == m.Target:
-			reason = "is the target of another mount too; targets must differ"
-		case inside(m.Target, b.Target):
-			reason = fmt.Sprintf("lies inside %s, the target of another mount; targets must not be nested", b.Target)
-		case inside(b.Target, m.Target):
-			reason = fmt.Sprintf("contains %s, the target of another mount; targets must not be nested", b.Target)
-		}
-		if reason != "" {
-			out = append(out, Fault{Field: FieldTarget, Reason: reason})
-		}
+// clashes are the reasons why m cannot be mounted beside b, with index 0.
+func clashes(b, m Spec) (out Faults) {
+	if b.ID == m.ID {
+		reason := fmt.Sprintf("%q is the ID of the mount at %s too; IDs must differ", m.ID, b.Target)
+		out = append(out, Fault{Field: FieldID, Reason: reason})
+	}
+	if b.Container != m.Container {
+		return out
+	}
+	reason := ""
+	switch {
+	case b.Target == m.Target:
+		reason = "is the target of another mount too; targets must differ"
+	case inside(m.Target, b.Target):
+		reason = fmt.Sprintf("lies inside %s, the target of another mount; targets must not be nested", b.Target)
+	case inside(b.Target, m.Target):
+		reason = fmt.Sprintf("contains %s, the target of another mount; targets must not be nested", b.Target)
+	}
+	if reason != "" {
+		out = append(out, Fault{Field: FieldTarget, Reason: reason})
 	}
 	return out
 }

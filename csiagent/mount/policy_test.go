@@ -123,3 +123,51 @@ func TestTheValueOfARefusedOptionIsNotTold(t *testing.T) {
 		require.NotContains(t, err.Error(), "can ary")
 	}
 }
+
+func TestAMountIsJudgedBesideThoseThatAreThere(t *testing.T) {
+	p := mount.DefaultPolicy()
+	p.MaxMounts = 2
+	there := []mount.Spec{{ID: "a", Volume: "v", Target: "/data/a"}}
+	for name, c := range map[string]struct {
+		there []mount.Spec
+		asked mount.Spec
+		want  []mount.Field
+	}{
+		"beside":           {there, mount.Spec{ID: "b", Target: "/data/b"}, nil},
+		"the same target":  {there, mount.Spec{ID: "b", Target: "/data/a"}, []mount.Field{mount.FieldTarget}},
+		"inside":           {there, mount.Spec{ID: "b", Target: "/data/a/x"}, []mount.Field{mount.FieldTarget}},
+		"around":           {there, mount.Spec{ID: "b", Target: "/data"}, []mount.Field{mount.FieldTarget}},
+		"the same ID":      {there, mount.Spec{ID: "a", Target: "/b"}, []mount.Field{mount.FieldID}},
+		"one too many":     {append(there, mount.Spec{ID: "b", Target: "/b"}), mount.Spec{ID: "c", Target: "/c"}, []mount.Field{mount.FieldVolume}},
+		"in another place": {there, mount.Spec{ID: "b", Target: "/data/a", Container: "other"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := p.Beside(c.there, c.asked)
+			if c.want == nil {
+				require.NoError(t, err)
+				return
+			}
+			require.Equal(t, c.want, fields(t, err))
+		})
+	}
+}
+
+func TestTheSameMountIsToldFromAnother(t *testing.T) {
+	spec := mount.Spec{ID: "a", Volume: "v", SubPath: "s", Target: "/data"}
+	enforced := mount.Mount{Spec: spec, Enforced: true}
+	enforced.ReadOnly = true
+	require.True(t, mount.Mount{Spec: spec}.Is(spec))
+	require.True(t, enforced.Is(spec), "written down before the volume's owner had his say")
+	require.True(t, enforced.Is(enforced.Spec))
+	for name, change := range map[string]func(*mount.Spec){
+		"volume": func(s *mount.Spec) { s.Volume = "w" }, "sub path": func(s *mount.Spec) { s.SubPath = "" }, "target": func(s *mount.Spec) { s.Target = "/x" },
+		"read-only": func(s *mount.Spec) { s.ReadOnly = true }, "ID": func(s *mount.Spec) { s.ID = "b" }, "container": func(s *mount.Spec) { s.Container = "c" },
+	} {
+		other := spec
+		change(&other)
+		require.False(t, mount.Mount{Spec: spec}.Is(other), name)
+	}
+	allowed := spec
+	allowed.AllowNonEmpty = true
+	require.True(t, mount.Mount{Spec: allowed}.Is(spec))
+}
