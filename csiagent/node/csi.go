@@ -26,6 +26,7 @@ const (
 	keyOwner     = contextPrefix + "owner"       // uid:gid
 	keyMode      = contextPrefix + "access-mode" // by its Kubernetes name
 	keyEnforced  = contextPrefix + "enforced"    // there or not
+	keyNonEmpty  = contextPrefix + "allow-non-empty"
 )
 
 // PublishRequest is m as a CSI request.
@@ -36,6 +37,9 @@ func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {
 	}
 	if m.Enforced {
 		about[keyEnforced] = "true"
+	}
+	if m.AllowNonEmpty {
+		about[keyNonEmpty] = "true"
 	}
 	maps.DeleteFunc(about, func(_, v string) bool { return v == "" })
 	maps.Copy(about, m.Attributes)
@@ -88,7 +92,7 @@ func fromRequest(r *csi.NodePublishVolumeRequest, driver string) (mount.Mount, e
 	m := mount.Mount{
 		Spec: mount.Spec{
 			ID: about[keyID], Volume: about[keyVolume], SubPath: about[keySubPath], Target: r.GetTargetPath(),
-			ReadOnly: r.GetReadonly(), Container: about[keyContainer],
+			ReadOnly: r.GetReadonly(), Container: about[keyContainer], AllowNonEmpty: about[keyNonEmpty] != "",
 		},
 		Driver: about[keyDriver], VolumeHandle: r.GetVolumeId(), Attributes: map[string]string{},
 		Options: split(r.GetVolumeCapability().GetMount().GetMountFlags()), AccessMode: mount.AccessMode(about[keyMode]), Secret: r.GetSecrets(),
@@ -149,6 +153,7 @@ var kinds = []struct {
 }{
 	{ErrDataLoss, codes.DataLoss},
 	{ErrConflict, codes.AlreadyExists},
+	{ErrInUse, codes.Aborted},
 	{mount.ErrInvalid, codes.InvalidArgument},
 	{mount.ErrDenied, codes.PermissionDenied},
 	{mount.ErrNotFound, codes.NotFound},

@@ -18,7 +18,7 @@ import (
 func TestAMountIsTheSameOnTheOtherSideOfTheWire(t *testing.T) {
 	for name, m := range map[string]mount.Mount{
 		"with everything": {
-			Spec:         mount.Spec{ID: "m1", Volume: "pv", SubPath: "a/b", Target: "/data", ReadOnly: true, Container: "main"},
+			Spec:         mount.Spec{ID: "m1", Volume: "pv", SubPath: "a/b", Target: "/data", ReadOnly: true, Container: "main", AllowNonEmpty: true},
 			Driver:       mount.DriverOSS,
 			VolumeHandle: "Handle/verbatim",
 			Attributes:   map[string]string{"bucket": "b", "otherOpts": "-o umask=022"},

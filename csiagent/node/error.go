@@ -12,6 +12,8 @@ import (
 var (
 	// ErrConflict is a target at which something else is mounted, or lies.
 	ErrConflict = errors.New("target is taken")
+	// ErrInUse is a mount that somebody in the sandbox uses; it stays.
+	ErrInUse = errors.New("the volume is in use")
 	// ErrDataLoss is a volume that was unmounted, though what the sandbox wrote last may not have reached the storage.
 	ErrDataLoss = errors.New("unmounted, but the last writes may be missing")
 )

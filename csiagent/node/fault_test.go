@@ -153,6 +153,35 @@ func TestAnOpenFileKeepsTheVolumeUntilItsTimeIsUp(t *testing.T) {
 	require.Empty(t, w.box.mounts(t, "/data"))
 }
 
+func TestABucketThatNobodyUsesIsWrittenBackAndOneInUseStays(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	f, err := os.Create(w.box.path("data", "f"))
+	require.NoError(t, err)
+	_, err = f.WriteString("x")
+	require.NoError(t, err)
+	id := node.Identity{VolumeHandle: "oss-handle", Target: "/data"}
+	require.ErrorIs(t, w.UnpublishIdle(t.Context(), id), node.ErrInUse)
+	require.NotZero(t, client(t, w.config.Dir))
+	require.NoError(t, f.Close())
+	require.NoError(t, w.UnpublishIdle(t.Context(), id))
+	require.Zero(t, client(t, w.config.Dir))
+	got, err := os.ReadFile(filepath.Join(s.dir, "data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
+
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	pid := client(t, w.config.Dir)
+	require.NoError(t, unix.Kill(pid, unix.SIGSTOP))
+	require.ErrorIs(t, w.UnpublishIdle(t.Context(), id), mount.ErrUnavailable, "what cannot be written back is not given up unasked")
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+	require.NoError(t, unix.Kill(pid, unix.SIGCONT))
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	<-w.died
+	require.ErrorIs(t, w.UnpublishIdle(t.Context(), id), node.ErrDataLoss, "of a dead client nothing can be saved")
+	require.Empty(t, w.box.mounts(t, "/data"))
+}
+
 func TestAVolumeEndsWithItsSandboxAndIsFlushedFirst(t *testing.T) {
 	s, w := newStore(t), newWorld(t)
 	namespace, err := w.config.Target(t.Context(), "")

@@ -38,6 +38,7 @@ func newRecord(m mount.Mount) (record, error) {
 		mount.Mount
 		Secret struct{} // hides the secret, so that a new one is no other mount
 	}{Mount: m}
+	asked.AllowNonEmpty = false // nor is one whose target may look otherwise
 	b, err := json.Marshal(asked)
 	if err != nil {
 		return record{}, fmt.Errorf("fingerprint: %w", err)

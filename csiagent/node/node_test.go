@@ -162,6 +162,52 @@ func TestAFailedPublishLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestATargetWithContentIsHiddenOnlyWhereThatIsAllowed(t *testing.T) {
+	w := newWorld(t)
+	require.NoError(t, os.MkdirAll(w.box.path("full", "x"), 0o755))
+	m := memory("/full")
+	require.ErrorIs(t, w.Publish(t.Context(), m), node.ErrConflict)
+	m.AllowNonEmpty = true
+	require.NoError(t, w.Publish(t.Context(), m))
+	require.NoDirExists(t, w.box.path("full", "x"))
+	m.AllowNonEmpty = false
+	require.NoError(t, w.Publish(t.Context(), m), "the permission is no part of what the mount is")
+	require.NoError(t, w.UnpublishIdle(t.Context(), node.Identity{Target: "/full"}))
+	require.DirExists(t, w.box.path("full", "x"))
+}
+
+func TestAVolumeInUseStaysUnlessItIsTakenAllTheSame(t *testing.T) {
+	w := newWorld(t)
+	id := node.Identity{VolumeHandle: "mem-handle", Target: "/data"}
+	require.NoError(t, w.Publish(t.Context(), memory("/data")))
+	f, err := os.Create(w.box.path("data", "open"))
+	require.NoError(t, err)
+	require.ErrorIs(t, w.UnpublishIdle(t.Context(), id), node.ErrInUse)
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+	require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase, "as it was")
+	require.NoError(t, w.Publish(t.Context(), memory("/data")), "and known")
+	require.NoError(t, f.Close())
+	require.NoError(t, w.UnpublishIdle(t.Context(), id))
+	require.Empty(t, w.box.mounts(t, "/data"))
+	require.NoError(t, w.UnpublishIdle(t.Context(), id), "again")
+
+	require.NoError(t, w.Publish(t.Context(), memory("/data")))
+	f, err = os.Create(w.box.path("data", "open"))
+	require.NoError(t, err)
+	defer func() { _ = f.Close() }()
+	require.NoError(t, w.Unpublish(t.Context(), id))
+	require.Empty(t, w.box.mounts(t, "/data"))
+}
+
+func TestALookIsNoUse(t *testing.T) {
+	w := newWorld(t)
+	require.NoError(t, w.Publish(t.Context(), memory("/data")))
+	f, err := os.Open(w.box.path("data"))
+	require.NoError(t, err)
+	time.AfterFunc(100*time.Millisecond, func() { _ = f.Close() })
+	require.NoError(t, w.UnpublishIdle(t.Context(), node.Identity{Target: "/data"}))
+}
+
 func TestAMountThatVanishedIsReportedAndMadeAgain(t *testing.T) {
 	w := newWorld(t)
 	require.NoError(t, w.Publish(t.Context(), memory("/data")))

@@ -132,7 +132,7 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount) (e
 		return err
 	}
 	done.did(func(context.Context) error { return n.journal.remove(p) })
-	if _, err := target.Attach(ctx, tree, m.Target, attach.AttachOptions{}); err != nil {
+	if _, err := target.Attach(ctx, tree, m.Target, attach.AttachOptions{AllowNonEmpty: m.AllowNonEmpty}); err != nil {
 		return err
 	}
 	done.did(func(ctx context.Context) error { return target.Detach(ctx, m.Target, r.MountID, true) })

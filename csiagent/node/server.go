@@ -86,6 +86,15 @@ func (s *Server) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 
 // NodeUnpublishVolume takes a volume away from a path, in whichever containers it is there: the request does not name one.
 func (s *Server) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	return s.unpublish(ctx, r, s.node.Unpublish)
+}
+
+// UnpublishIdle is NodeUnpublishVolume of a volume that nobody uses, for which CSI has no word: ABORTED when it is in use.
+func (s *Server) UnpublishIdle(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	return s.unpublish(ctx, r, s.node.UnpublishIdle)
+}
+
+func (s *Server) unpublish(ctx context.Context, r *csi.NodeUnpublishVolumeRequest, take func(context.Context, Identity) error) (*csi.NodeUnpublishVolumeResponse, error) {
 	switch {
 	case r.GetVolumeId() == "":
 		return nil, invalidf("volume_id is required")
@@ -93,7 +102,7 @@ func (s *Server) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVo
 		return nil, invalidf("target_path is required")
 	}
 	for _, e := range s.node.find(r.GetVolumeId(), r.GetTargetPath()) {
-		if err := s.node.Unpublish(ctx, Identity{e.VolumeHandle, e.Spec.Container, e.Spec.Target}); err != nil {
+		if err := take(ctx, Identity{e.VolumeHandle, e.Spec.Container, e.Spec.Target}); err != nil {
 			return nil, s.fail(ctx, "unpublish", err)
 		}
 	}

@@ -25,6 +25,10 @@ type Identity struct {
 // A mount that is not there is no error. ErrDataLoss says that it is gone, but its last writes may be missing: end the sandbox's
 // processes before it where that can be avoided, since their open files keep the volume.
 func (n *Node) Unpublish(ctx context.Context, id Identity) error {
+	return n.unpublish(ctx, id, n.take)
+}
+
+func (n *Node) unpublish(ctx context.Context, id Identity, take func(context.Context, *entry) error) error {
 	p := place{id.Container, id.Target}
 	unlock, err := n.locks.take(ctx, p)
 	if err != nil {
@@ -35,7 +39,7 @@ func (n *Node) Unpublish(ctx context.Context, id Identity) error {
 	if e == nil || (id.VolumeHandle != "" && id.VolumeHandle != e.VolumeHandle) {
 		return nil
 	}
-	return n.take(ctx, e)
+	return take(ctx, e)
 }
 
 // UnpublishAll unpublishes every mount, all at once.
