@@ -47,31 +47,37 @@ func (a *Agent) State(ctx context.Context) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	if s.Protocol < Protocol {
+	if s.Protocol < leastProtocol {
 		return s, fmt.Errorf("%w (it is version %q)", ErrTooOld, s.Version)
 	}
 	a.mu.Lock()
-	a.admitted = true
+	a.protocol = s.Protocol
 	a.mu.Unlock()
 	return s, nil
 }
 
-// admit makes sure, once, that the agent understands this version.
-func (a *Agent) admit(ctx context.Context) error {
+// admit makes sure that the agent understands what came with a protocol. It is asked once.
+func (a *Agent) admit(ctx context.Context, protocol int) error {
 	a.mu.Lock()
-	known := a.admitted
+	speaks := a.protocol
 	a.mu.Unlock()
-	if known {
-		return nil
+	if speaks == 0 {
+		s, err := a.State(ctx)
+		if err != nil {
+			return err
+		}
+		speaks = s.Protocol
 	}
-	_, err := a.State(ctx)
-	return err
+	if speaks < protocol {
+		return ErrTooOld
+	}
+	return nil
 }
 
 // Publish mounts m's volume into the sandbox. The same again is no error. Errors wrap mount's kinds and node.ErrConflict, whose texts
 // are for callers, or ErrUnreachable, ErrNotReady or ErrTooOld.
 func (a *Agent) Publish(ctx context.Context, m mount.Mount) error {
-	if err := a.admit(ctx); err != nil {
+	if err := a.admit(ctx, leastProtocol); err != nil {
 		return err
 	}
 	return a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
@@ -87,6 +93,15 @@ func (a *Agent) Unpublish(ctx context.Context, handle, target string) error {
 		_, err := csi.NewNodeClient(conn).NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: handle, TargetPath: target}, opt)
 		return err
 	})
+}
+
+// UnpublishIdle is Unpublish of a volume that nobody uses: node.ErrInUse for one that is in use, and mount.ErrUnavailable for one whose
+// last writes cannot be written back; both stay.
+func (a *Agent) UnpublishIdle(ctx context.Context, handle, target string) error {
+	if err := a.admit(ctx, idleProtocol); err != nil {
+		return err
+	}
+	return a.Unpublish(metadata.AppendToOutgoingContext(ctx, unpublishKey, unpublishIdle), handle, target)
 }
 
 // Health looks at a published volume: the message says what is wrong with it, empty when it can be read. mount.ErrNotFound for one

@@ -38,6 +38,8 @@ type recorder struct {
 	fail error
 	log  *slog.Logger
 
+	taken []string // how
+
 	panics atomic.Bool
 	before func()
 }
@@ -54,6 +56,20 @@ func (r *recorder) NodePublishVolume(ctx context.Context, req *csi.NodePublishVo
 	}
 	r.log.InfoContext(ctx, "published")
 	return &csi.NodePublishVolumeResponse{}, r.fail
+}
+
+func (r *recorder) NodeUnpublishVolume(context.Context, *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taken = append(r.taken, "whatever")
+	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+func (r *recorder) UnpublishIdle(context.Context, *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.taken = append(r.taken, "idle")
+	return &csi.NodeUnpublishVolumeResponse{}, nil
 }
 
 func (r *recorder) published() int {
@@ -210,6 +226,7 @@ func TestErrorsKeepTheirKinds(t *testing.T) {
 		"the storage's":    {codes.Unavailable, mount.ErrUnavailable},
 		"a conflict":       {codes.AlreadyExists, node.ErrConflict},
 		"data loss":        {codes.DataLoss, node.ErrDataLoss},
+		"in use":           {codes.Aborted, node.ErrInUse},
 		"an unknown call":  {codes.Unimplemented, channel.ErrTooOld},
 		"no namespace yet": {codes.FailedPrecondition, channel.ErrNotReady},
 	} {
@@ -220,6 +237,14 @@ func TestErrorsKeepTheirKinds(t *testing.T) {
 			require.ErrorIs(t, a.Publish(t.Context(), volume()), c.want)
 		})
 	}
+}
+
+func TestAnUnpublishSaysWhetherAVolumeInUseIsTaken(t *testing.T) {
+	w := start(t)
+	a := pool(t, client(t, w.authority, time.Now())).Agent("uid-1", w.addr)
+	require.NoError(t, a.UnpublishIdle(t.Context(), "h", "/data"))
+	require.NoError(t, a.Unpublish(t.Context(), "h", "/data"))
+	require.Equal(t, []string{"idle", "whatever"}, w.node.taken)
 }
 
 func TestAPublishBeforeTheHandOverIsRefused(t *testing.T) {
@@ -286,6 +311,21 @@ func TestAnAgentThatIsTooOldSaysWhatToChange(t *testing.T) {
 			require.Zero(t, w.node.published())
 		})
 	}
+}
+
+func TestAnAgentThatWouldNotAskWhetherAVolumeIsInUseIsNotAsked(t *testing.T) {
+	w := start(t)
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(serverConfig(t, *w.identity.Load()))))
+	csi.RegisterIdentityServer(s, plugin{info: &csi.GetPluginInfoResponse{VendorVersion: "v1", Manifest: map[string]string{"protocol": "1"}}})
+	csi.RegisterNodeServer(s, w.node)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(s.Stop)
+	a := pool(t, client(t, w.authority, time.Now())).Agent("uid-1", l.Addr().String())
+	require.NoError(t, a.Publish(t.Context(), volume()))
+	require.ErrorIs(t, a.UnpublishIdle(t.Context(), "h", "/data"), channel.ErrTooOld)
+	require.Empty(t, w.node.taken)
 }
 
 type plugin struct {

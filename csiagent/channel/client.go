@@ -120,7 +120,7 @@ type Agent struct {
 	conn     *grpc.ClientConn
 	judge    []byte // the authority by which conn's other end is judged
 	gone     bool
-	admitted bool // its protocol is ours
+	protocol int // that it speaks, 0 while it is not known
 }
 
 func (a *Agent) close() {
@@ -149,7 +149,7 @@ func (a *Agent) connect() (*grpc.ClientConn, error) {
 	}
 	if a.conn != nil {
 		_ = a.conn.Close()
-		a.conn, a.admitted = nil, false
+		a.conn, a.protocol = nil, 0
 	}
 	cfg, err := a.tls(id)
 	if err != nil {

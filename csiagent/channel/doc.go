@@ -16,8 +16,14 @@ var (
 )
 
 // Protocol is the version of what is spoken here; an agent tells its own in GetPluginInfo. It grows when an older agent would
-// misunderstand.
-const Protocol = 1
+// misunderstand something.
+const Protocol = 2
+
+// What an agent must speak at the least: for anything, and for UnpublishIdle, which an older one would take for an Unpublish.
+const (
+	leastProtocol = 1
+	idleProtocol  = 2
+)
 
 // agentName is the agent's name as a CSI plugin.
 const agentName = "agent.sandgate.dev"
@@ -31,6 +37,12 @@ const (
 const (
 	handedOver = "ready"
 	waiting    = "waiting"
+)
+
+// unpublishKey says how an unpublish is meant, beyond what CSI can say.
+const (
+	unpublishKey  = "x-sandgate-unpublish"
+	unpublishIdle = "idle" // not when the volume is in use
 )
 
 // requestKey carries the ID of the request that a call is part of, for the agent's log.

@@ -16,6 +16,7 @@ import (
 var kinds = map[codes.Code]error{
 	codes.DataLoss:         node.ErrDataLoss,
 	codes.AlreadyExists:    node.ErrConflict,
+	codes.Aborted:          node.ErrInUse,
 	codes.InvalidArgument:  mount.ErrInvalid,
 	codes.PermissionDenied: mount.ErrDenied,
 	codes.NotFound:         mount.ErrNotFound,
@@ -57,7 +58,7 @@ func fromStatus(ctx context.Context, err error, told bool) error {
 			return answered{s.Message(), mount.ErrUnavailable}
 		}
 		return fmt.Errorf("%w: %s", ErrUnreachable, s.Message())
-	case codes.Internal, codes.Unknown, codes.ResourceExhausted, codes.Aborted, codes.OutOfRange:
+	case codes.Internal, codes.Unknown, codes.ResourceExhausted, codes.OutOfRange:
 		return errors.New(s.Message())
 	}
 	return fmt.Errorf("%w: %s", ErrUnreachable, s.Message())

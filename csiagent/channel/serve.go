@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -35,7 +36,28 @@ func (s *Server) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 			answer, err = nil, status.Error(codes.Internal, "internal error; the agent's log says more")
 		}
 	}()
+	if r, ok := req.(*csi.NodeUnpublishVolumeRequest); ok && onlyIdle(ctx) {
+		return s.unpublishIdle(ctx, r)
+	}
 	return next(ctx, req)
+}
+
+// idler is a node service that can leave volumes alone that are in use. node.Server is one.
+type idler interface {
+	UnpublishIdle(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error)
+}
+
+func onlyIdle(ctx context.Context) bool {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return slices.Contains(md.Get(unpublishKey), unpublishIdle)
+}
+
+func (s *Server) unpublishIdle(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (any, error) {
+	i, ok := s.cfg.Node.(idler)
+	if !ok {
+		return nil, status.Error(codes.Unimplemented, "this agent cannot tell whether a volume is in use")
+	}
+	return i.UnpublishIdle(ctx, r)
 }
 
 func needsNamespace(req any) bool {
