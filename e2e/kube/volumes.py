@@ -1,6 +1,7 @@
 """Several volumes by csi-volume-config: each is really mounted, read-only holds, and what is wrong is refused before a sandbox is claimed."""
-import json
+import json, os, urllib.request
 from e2b import Sandbox, SandboxException
+from kube import until
 
 CONFIG = "e2b.agents.kruise.io/csi-volume-config"
 TEMPLATE = "code-interpreter-inject-test"
@@ -27,6 +28,17 @@ try:
     assert run("stat -f -c %T /scratch /data") == "tmpfs\nfuseblk", run("stat -f -c %T /scratch /data")
     sandbox.files.write("/data/d", "by the files API")
     assert sandbox.files.read("/data/d") == "by the files API"
+    # A service that listens on the loopback only, as development servers do.
+    sandbox.commands.run("cd /data && python3 -m http.server 8000 --bind 127.0.0.1", background=True, timeout=0)
+    asked = urllib.request.Request(os.environ["E2B_SANDBOX_URL"] + "/d", headers={"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8000"})
+
+    def served():
+        try:
+            return urllib.request.urlopen(asked, timeout=5).read() == b"by the files API"
+        except OSError:
+            return False
+
+    until("a service on the loopback is reached", served, 20)
     assert [s.sandbox_id for s in Sandbox.list().next_items()] == [sandbox.sandbox_id]
 finally:
     assert sandbox.kill()
