@@ -54,7 +54,7 @@ unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/
 
 unit-kube: cluster ## the tests that need a real API server, one package at a time
 	@echo "== tests on a real API server"
-	@KUBE_ASSETS=$(CACHE)/cluster/bin go test -race -p 1 -timeout 20m ./cmd/controller ./cmd/gateway \
+	@KUBE_ASSETS=$(CACHE)/cluster/bin go test -race -p 1 -timeout 20m ./cmd/controller ./cmd/gateway ./injector \
 		./warmpool/api/... ./warmpool/controller/... ./warmpool/kube/... ./warmpool/warmpooltest/...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server
@@ -78,6 +78,7 @@ bench: deps-run build $(BIN)/versitygw ## the figures: p50, p95, p99 of create, 
 
 e2e: deps-run cluster $(BIN)/versitygw ## helm install, the seed and the real SDK on a real cluster on this machine, as root
 	@$(INSTALL) python 2.63.0
+	@$(INSTALL) js 2.51.0
 	@$(ASROOT) e2e/kube/run.sh
 
 .PHONY: e2e-nfs
@@ -109,7 +110,7 @@ build:
 # A Kubernetes of our own; the first build takes 5 to 20 minutes.
 cluster:
 	@$(INSTALL) go
-	@$(ASROOT) SANDGATE_CLUSTER_WITH=helm e2e/cluster/cluster.sh build
+	@$(ASROOT) SANDGATE_CLUSTER_WITH="helm coredns" e2e/cluster/cluster.sh build
 
 # External tools: one module each, so that none bends the product's dependencies. Rebuilt when its pin changes.
 $(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum $(BIN)/csi-sanity $(BIN)/controller-gen: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
