@@ -88,7 +88,7 @@ var refusals = []struct {
 	{"somebody's volume", with(volumeName, "somebodys", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
 	{"an unknown driver", with(volumeName, "foreign-drv", mountPoint, "/data"), 400, []string{"csi-volume-name", "driver"}},
 	{"a volume whose Secret is missing", with(volumeName, "no-secret", mountPoint, "/data"), 400, []string{"csi-volume-name", "ecret"}},
-	{"a source that sandboxes cannot mount", with(volumeName, "nfs", mountPoint, "/data"), 400, []string{"csi-volume-name", "nfs"}},
+	{"a source that sandboxes cannot mount", with(volumeName, "iscsi", mountPoint, "/data"), 400, []string{"csi-volume-name", "iscsi"}},
 	{"a block volume", with(volumeName, "block", mountPoint, "/data"), 400, []string{"csi-volume-name", "Block"}},
 	{"a volume that is being deleted", with(volumeName, "going", mountPoint, "/data"), 400, []string{"csi-volume-name", "being deleted"}},
 	{"a volume whose mount options are not allowed", with(volumeName, "options", mountPoint, "/data"), 400, []string{"csi-volume-name", `mount option "suid"`}},

@@ -45,13 +45,13 @@ func volumes() warmpooltest.Volumes {
 	bound.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "prod", Name: "database"}
 	noSecret := warmpooltest.CSIVolume("no-secret", mount.DriverOSS, map[string]string{"bucket": "b", "url": "http://127.0.0.1:1"})
 	noSecret.Spec.CSI.NodePublishSecretRef = &corev1.SecretReference{Namespace: "sandbox-system", Name: "missing"}
-	nfs, block, options, going := warmpooltest.CSIVolume("nfs", "", nil), warmpooltest.TmpfsVolume("block"), warmpooltest.TmpfsVolume("options"), warmpooltest.TmpfsVolume("going")
-	nfs.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{Server: "s", Path: "/"}}
+	iscsi, block, options, going := warmpooltest.CSIVolume("iscsi", "", nil), warmpooltest.TmpfsVolume("block"), warmpooltest.TmpfsVolume("options"), warmpooltest.TmpfsVolume("going")
+	iscsi.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{ISCSI: &corev1.ISCSIPersistentVolumeSource{TargetPortal: "s"}}
 	block.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 	options.Spec.MountOptions = []string{"suid"}
 	going.DeletionTimestamp = &metav1.Time{}
 	return warmpooltest.Volumes{
-		"nfs": nfs, "block": block, "options": options, "going": going,
+		"iscsi": iscsi, "block": block, "options": options, "going": going,
 		"no-size":     warmpooltest.CSIVolume("no-size", mount.DriverTmpfs, nil),
 		"scratch":     warmpooltest.TmpfsVolume("scratch"),
 		"pv-nas-fast": warmpooltest.TmpfsVolume("pv-nas-fast"),
