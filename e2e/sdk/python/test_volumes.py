@@ -114,7 +114,7 @@ def test_mounts_are_listed_with_their_state():
 refused = {
     "an unknown volume": (volume("no-such-volume", "/data"), "csi-volume-name: no PersistentVolume of that name"),
     "somebody's claimed volume": (volume("claimed", "/data"), "csi-volume-name: no PersistentVolume of that name"),
-    "a driver that is not there": (volume("nas-pv-sandbox-system", "/data"), "csi-volume-name"),
+    "a driver that is not there": (volume("foreign", "/data"), "csi-volume-name.*not installed"),
     "a missing secret": (volume("oss-no-secret", "/data"), "csi-volume-name.*(?i:secret)"),
     "a volume without a mount point": ({PREFIX + "volume-name": "scratch"}, "csi-mount-point"),
     "a mount point without a volume": ({PREFIX + "mount-point": "/data"}, "csi-volume-name"),
