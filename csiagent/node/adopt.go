@@ -66,6 +66,9 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 		e.dead = clientEnded
 	}
 	n.add(e)
+	if d, ok := n.config.Drivers[e.Driver].(Adopter); ok && e.Client.PID != 0 && e.dead == "" {
+		return d.Adopt(ctx, e.Client)
+	}
 	return nil
 }
 

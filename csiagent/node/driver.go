@@ -28,6 +28,18 @@ type Explainer interface {
 	Explain(ctx context.Context, client mount.Process) error
 }
 
+// Renewer is a Driver whose clients can be given other credentials while their volumes are in use.
+type Renewer interface {
+	// Renew gives client the credentials of m, and returns when it uses no earlier ones. With those that it has it does nothing, and
+	// nothing with a client that cannot take any. Errors are as Mount's; the client then goes on with what it has.
+	Renew(ctx context.Context, client mount.Process, m mount.Mount) error
+}
+
+// Adopter is a Driver that has something to do for clients of an earlier process as long as they live.
+type Adopter interface {
+	Adopt(ctx context.Context, client mount.Process) error
+}
+
 // Sweeper is a Driver whose clients can outlive an agent that was killed before it had written them down.
 type Sweeper interface {
 	// Sweep ends whoever serves, or is about to serve, a volume on dir.

@@ -15,7 +15,8 @@ import (
 )
 
 // Publish mounts m's volume into the sandbox. When it returns nil the volume was read and is at its target; when it fails,
-// nothing is left. The same mount again is no error and does nothing while it works; one that died is replaced.
+// nothing is left. The same mount again is no error and does nothing while it works, but that new credentials take the place of earlier
+// ones; one that died is replaced.
 func (n *Node) Publish(ctx context.Context, m mount.Mount) error {
 	ctx, cancel := context.WithTimeout(ctx, n.config.PublishTimeout)
 	defer cancel()
@@ -33,7 +34,7 @@ func (n *Node) Publish(ctx context.Context, m mount.Mount) error {
 	if err != nil {
 		return err
 	}
-	done, err := n.again(ctx, p, r)
+	done, err := n.again(ctx, p, r, m)
 	if done || err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func (n *Node) Publish(ctx context.Context, m mount.Mount) error {
 }
 
 // again says whether r is published already. A mount of the same that died is taken away.
-func (n *Node) again(ctx context.Context, p place, r record) (bool, error) {
+func (n *Node) again(ctx context.Context, p place, r record, m mount.Mount) (bool, error) {
 	e := n.at(p)
 	switch {
 	case e == nil:
@@ -52,7 +53,7 @@ func (n *Node) again(ctx context.Context, p place, r record) (bool, error) {
 	case e.Fingerprint != r.Fingerprint || e.VolumeHandle != r.VolumeHandle:
 		return false, fmt.Errorf("%w: another volume is mounted at this target, or the same one in another way; unmount it first", ErrConflict)
 	case n.works(ctx, e):
-		return true, nil
+		return true, n.renew(ctx, e, m)
 	}
 	err := n.take(context.WithoutCancel(ctx), e)
 	if errors.Is(err, ErrDataLoss) {
@@ -60,6 +61,14 @@ func (n *Node) again(ctx context.Context, p place, r record) (bool, error) {
 		err = nil
 	}
 	return false, err
+}
+
+// renew hands credentials on to a client that lives.
+func (n *Node) renew(ctx context.Context, e *entry, m mount.Mount) error {
+	if d, ok := n.config.Drivers[e.Driver].(Renewer); ok && e.Client.PID != 0 {
+		return d.Renew(ctx, e.Client, m)
+	}
+	return nil
 }
 
 // works is the quick look of a repeated publish: mounted, and its client alive. Whether it answers, Mounts says.
