@@ -32,33 +32,68 @@ func choose(fuseType string, dirs []string) (name, program string, err error) {
 	return "", "", fmt.Errorf("none of the FUSE clients %s is installed on this machine", strings.Join(instead[fuseType], ", "))
 }
 
+// launch is how a client is started.
+type launch struct {
+	args []string
+	file string // the text of its credentials file
+	// What a token takes, which changes while the client lives: somebody who signs in the client's place, or files that it looks at again.
+	signed, tokens bool
+}
+
+// environment is all that a client gets to see of ours.
+var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+
+func (l launch) environment() []string {
+	if l.signed {
+		return append([]string{"http_proxy=" + proxyURL}, environment...)
+	}
+	return environment
+}
+
 // argv is the client's command line, and the content of its credential file.
-func (v *volume) argv(client, program, dir string) (args []string, file string, err error) {
+func (v *volume) argv(client, program, dir string) (l launch, err error) {
+	l.tokens = v.keys.token != ""
+	l.signed = l.tokens && client == "s3fs"
 	if client == "ossfs2" {
-		file, err = v.ossfs2()
-		return []string{program, "mount", dir, "-c", secrets, "-f"}, file, err
+		l.file, err = v.ossfs2()
+		l.args = []string{program, "mount", dir, "-c", secrets, "-f"}
+		return l, err
+	}
+	if l.signed && v.sigV2 {
+		return l, invalid("the attribute sigVersion must be v4 or empty for a Secret with a SecurityToken, with the client s3fs")
 	}
 	source := v.bucket
 	if v.prefix != "" {
 		source += ":" + v.prefix
 	}
-	args = []string{program, source, dir, "-f"}
+	l.args = []string{program, source, dir, "-f"}
 	for _, o := range append(v.base(client), v.options...) {
-		args = append(args, "-o", o.String())
+		l.args = append(l.args, "-o", o.String())
 	}
-	if v.public {
-		return args, "", nil
+	switch {
+	case v.public, l.tokens && !l.signed:
+	case l.signed: // whatever it signs with, another signature takes its place
+		l.file = v.bucket + ":sandgate:sandgate\n"
+	default:
+		l.file = v.bucket + ":" + v.keys.id + ":" + v.keys.secret + "\n"
 	}
-	return args, v.bucket + ":" + v.keys.id + ":" + v.keys.secret + "\n", nil
+	return l, nil
 }
 
 // base are the options that stand before the volume's own.
 func (v *volume) base(client string) []option {
-	out := []option{{"url", v.endpoint.String()}, {"allow_other", ""}, {"nosuid", ""}, {"nodev", ""}}
-	if v.public {
+	url, signed := v.endpoint.String(), client == "s3fs" && v.keys.token != ""
+	if signed { // TLS begins behind the signer
+		url = "http://" + v.endpoint.Host
+	}
+	out := []option{{"url", url}, {"allow_other", ""}, {"nosuid", ""}, {"nodev", ""}}
+	switch {
+	case v.public:
 		out = append(out, option{"public_bucket", "1"})
-	} else {
+	case v.keys.token == "" || signed:
 		out = append(out, option{"passwd_file", secrets})
+	default:
+		out = append(out, option{"passwd_file", tokensAt}, option{"use_session_token", ""})
 	}
 	if v.readOnly {
 		out = append(out, option{"ro", ""})
@@ -90,7 +125,7 @@ func (v *volume) dialect(client string) (out []option) {
 			out = append(out, option{"sigv2", ""})
 		}
 	}
-	if v.sigV4 {
+	if v.sigV4 || client == "s3fs" && v.keys.token != "" {
 		out = append(out, option{"sigv4", ""})
 	}
 	if v.region != "" {
@@ -128,7 +163,12 @@ func (v *volume) ossfs2() (string, error) {
 	if v.readOnly {
 		lines = append(lines, option{"ro", "true"})
 	}
-	if !v.public {
+	switch {
+	case v.public:
+	case v.keys.token != "":
+		lines = append(lines, option{"oss_sts_multi_conf_ak_file", tokensAt + "/" + fileID},
+			option{"oss_sts_multi_conf_sk_file", tokensAt + "/" + fileSecret}, option{"oss_sts_multi_conf_token_file", tokensAt + "/" + fileToken})
+	default:
 		lines = append(lines, option{"oss_access_key_id", v.keys.id}, option{"oss_access_key_secret", v.keys.secret})
 	}
 	var b strings.Builder

@@ -25,22 +25,23 @@ type client struct {
 	redact  *strings.Replacer
 }
 
-// environment is all that a client gets to see of ours.
-var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-
 // start starts a client in a session of its own, so that neither a signal to our group nor our end reaches it. Its output goes to
 // a bounded file that lives as long as it does.
-func start(args []string, file string, keys credentials) (*client, error) {
+func start(l launch, keys credentials, held *os.File) (*client, error) {
 	log, err := logFile()
 	if err != nil {
 		return nil, err
 	}
-	secret, err := secretFile(file)
+	secret, err := secretFile(l.file)
 	if err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	defer func() { _ = secret.Close() }()
-	cmd := &exec.Cmd{Path: args[0], Args: args, Env: environment, Dir: "/", Stdout: log, Stderr: log, ExtraFiles: []*os.File{secret}}
+	files := []*os.File{secret}
+	if held != nil {
+		files = append(files, held)
+	}
+	cmd := &exec.Cmd{Path: l.args[0], Args: l.args, Env: l.environment(), Dir: "/", Stdout: log, Stderr: log, ExtraFiles: files}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start FUSE client: %w", err), log.Close())
@@ -62,7 +63,11 @@ func redactor(keys credentials) *strings.Replacer {
 	if keys == (credentials{}) {
 		return strings.NewReplacer()
 	}
-	return strings.NewReplacer(keys.secret, "[redacted]", keys.id, "[redacted]")
+	pairs := []string{keys.secret, "[redacted]", keys.id, "[redacted]"}
+	if keys.token != "" {
+		pairs = append(pairs, keys.token, "[redacted]")
+	}
+	return strings.NewReplacer(pairs...)
 }
 
 // output is what the client wrote, without its keys.

@@ -48,38 +48,10 @@ const (
 
 func startStore(t *testing.T) store {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it mounts")
-	}
-	for _, need := range []string{"s3fs"} {
-		if _, err := exec.LookPath(need); err != nil {
-			t.Skipf("needs %s in PATH", need)
-		}
-	}
-	program := os.Getenv("VERSITYGW")
-	if program == "" {
-		var err error
-		if program, err = exec.LookPath("versitygw"); err != nil {
-			t.Skip("needs versitygw: set VERSITYGW to the program")
-		}
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
-	s := store{dir: t.TempDir(), url: "http://" + address}
+	needs(t)
+	s := store{dir: t.TempDir()}
 	require.NoError(t, os.Mkdir(filepath.Join(s.dir, "data"), 0o755))
-	cmd := exec.Command(program, "--quiet", "--port", address, "posix", s.dir)
-	cmd.Env = []string{"ROOT_ACCESS_KEY=" + storeKey, "ROOT_SECRET_KEY=" + storeSecret}
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	require.Eventually(t, func() bool {
-		c, err := net.Dial("tcp", address)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	}, 10*time.Second, 10*time.Millisecond, "the object store listens")
+	s.url = serve(t, nil, "posix", s.dir)
 	return s
 }
 
@@ -107,6 +79,7 @@ func newWorld(t *testing.T) world {
 		require.NoError(t, leftovers(w.dir))
 		require.NoError(t, os.Remove(w.dir))
 		require.Empty(t, w.clients)
+		require.Empty(t, w.holders)
 		require.NotContains(t, w.log.String(), "CANARY")
 	})
 	return w

@@ -35,6 +35,7 @@ type Driver struct {
 
 	mu      sync.Mutex
 	clients map[mount.Process]*client // those this process has started and nobody has unmounted
+	holders map[mount.Process]holder  // of those, and of earlier ones, whose credentials can change
 }
 
 // New returns a driver.
@@ -48,12 +49,12 @@ func New(c Config) *Driver {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Driver{config: c, clients: map[mount.Process]*client{}}
+	return &Driver{config: c, clients: map[mount.Process]*client{}, holders: map[mount.Process]holder{}}
 }
 
 // Check refuses attributes, options and credentials that no client is started with, and clients that are not installed.
 func (d *Driver) Check(m mount.Mount) error {
-	_, _, _, err := d.command(m, "/")
+	_, _, err := d.command(m, "/")
 	return err
 }
 
@@ -64,26 +65,26 @@ func Check(m mount.Mount) error {
 		return err
 	}
 	last := instead[v.fuseType][len(instead[v.fuseType])-1] // the one that takes every other's place
-	_, _, err = v.argv(last, last, "/")
+	_, err = v.argv(last, last, "/")
 	return err
 }
 
-// command is the client's command line for m on dir, with the text of its credentials file.
-func (d *Driver) command(m mount.Mount, dir string) (v volume, args []string, file string, err error) {
+// command is how the client for m on dir is started.
+func (d *Driver) command(m mount.Mount, dir string) (v volume, l launch, err error) {
 	if v, err = parse(m); err != nil {
-		return v, nil, "", err
+		return v, l, err
 	}
 	name, program, err := choose(v.fuseType, d.config.Path)
 	if err != nil {
-		return v, nil, "", err
+		return v, l, err
 	}
-	args, file, err = v.argv(name, program, dir)
-	return v, args, file, err
+	l, err = v.argv(name, program, dir)
+	return v, l, err
 }
 
 // Mount starts a client on dir. It returns when the mount is there and the client alive; whether it can be read, a probe says.
 func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
-	v, args, file, err := d.command(m, dir)
+	v, l, err := d.command(m, dir)
 	if err != nil {
 		return mount.Source{}, err
 	}
@@ -91,17 +92,38 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.So
 	if err := d.dial(ctx, v.endpoint); err != nil {
 		return mount.Source{}, err
 	}
-	c, err := start(args, file, v.keys)
+	c, err := d.start(&v, l)
 	if err != nil {
 		return mount.Source{}, err
 	}
-	d.keep(c)
 	src, err := d.source(ctx, c, dir)
 	if err != nil {
 		err = errors.Join(d.reason(ctx, c, err), d.abort(ctx, c, dir))
 		return mount.Source{}, err
 	}
 	return src, nil
+}
+
+// start starts a client, with whoever holds its credentials when they can change.
+func (d *Driver) start(v *volume, l launch) (*client, error) {
+	if !l.tokens {
+		c, err := start(l, v.keys, nil)
+		if err == nil {
+			d.keep(c, nil)
+		}
+		return c, err
+	}
+	h, shared, err := d.hold(v, l)
+	if err != nil {
+		return nil, err
+	}
+	c, err := start(l, v.keys, shared.dir)
+	if err != nil {
+		h.close()
+		return nil, err
+	}
+	d.keep(c, h)
+	return c, nil
 }
 
 func (d *Driver) source(ctx context.Context, c *client, dir string) (mount.Source, error) {
@@ -181,17 +203,24 @@ func (d *Driver) reason(ctx context.Context, c *client, err error) error {
 	return classify(said)
 }
 
-func (d *Driver) keep(c *client) {
+func (d *Driver) keep(c *client, h holder) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.clients[c.process] = c
+	if h != nil {
+		d.holders[c.process] = h
+	}
 }
 
 func (d *Driver) forget(ctx context.Context, p mount.Process) {
 	d.mu.Lock()
-	c := d.clients[p]
+	c, h := d.clients[p], d.holders[p]
 	delete(d.clients, p)
+	delete(d.holders, p)
 	d.mu.Unlock()
+	if h != nil {
+		h.close()
+	}
 	if c != nil {
 		c.ended(context.WithoutCancel(ctx), killGrace) // reaped, so that no zombie is left when this returns
 		_ = c.log.Close()
@@ -204,14 +233,7 @@ func (d *Driver) dial(ctx context.Context, u *url.URL) error {
 	if port == "" {
 		port = u.Scheme
 	}
-	dialer := net.Dialer{Timeout: d.config.DialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
-		to, err := netip.ParseAddrPort(address)
-		if err != nil || forbidden(to.Addr().Unmap()) {
-			return errForbidden
-		}
-		return nil
-	}}
-	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	conn, err := d.dialer().DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err == nil {
 		return conn.Close()
 	}
@@ -220,6 +242,19 @@ func (d *Driver) dial(ctx context.Context, u *url.URL) error {
 	}
 	d.config.Logger.InfoContext(ctx, "object store unreachable", "host", u.Host, "error", err)
 	return fmt.Errorf("%w: nobody answers at the attribute url", mount.ErrUnavailable)
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// dialer looks at the address that a name has led to.
+func (d *Driver) dialer() *net.Dialer {
+	return &net.Dialer{Timeout: d.config.DialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil || forbidden(to.Addr().Unmap()) {
+			return errForbidden
+		}
+		return nil
+	}}
 }
 
 var errForbidden = errors.New("forbidden address")

@@ -26,8 +26,6 @@ type volume struct {
 	keys     credentials
 }
 
-type credentials struct{ id, secret string }
-
 // Lengths are looked at apart: an expression that counts them takes a hundred times the memory, in each agent.
 var (
 	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]+[a-z0-9]$`)
@@ -172,33 +170,4 @@ func (v *volume) signature(version string) error {
 		return invalid("the attribute sigVersion must be v1 or v4")
 	}
 	return nil
-}
-
-// keys takes the access key from the volume's Secret, by either pair of names.
-func keys(s mount.Secret) (credentials, error) {
-	c := credentials{id: s["akId"], secret: s["akSecret"]}
-	if c == (credentials{}) {
-		for k, text := range s {
-			switch strings.ToLower(k) {
-			case "accesskeyid":
-				c.id = text
-			case "accesskeysecret":
-				c.secret = text
-			case "securitytoken":
-				return credentials{}, invalid("a Secret with a SecurityToken is not supported; use an access key")
-			}
-		}
-	}
-	c.id, c.secret = strings.TrimSpace(c.id), strings.TrimSpace(c.secret)
-	switch {
-	case c.id == "" || c.secret == "":
-		return credentials{}, invalid("the volume's Secret must hold akId and akSecret, or AccessKeyId and AccessKeySecret")
-	case badKey(c.id) || badKey(c.secret):
-		return credentials{}, invalid("the volume's Secret holds a key with a space, a colon or a control character")
-	}
-	return c, nil
-}
-
-func badKey(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == ':' })
 }

@@ -19,6 +19,10 @@ func example() mount.Mount {
 	}
 }
 
+func token(m *mount.Mount) {
+	m.Secret = mount.Secret{"AccessKeyId": "AKCANARY", "AccessKeySecret": "SKCANARY", "SecurityToken": "STSCANARY"}
+}
+
 func with(k, v string) func(*mount.Mount) { return func(m *mount.Mount) { m.Attributes[k] = v } }
 
 func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
@@ -29,34 +33,36 @@ func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
 		client string
 		want   string
 	}{
-		"a plain volume":             {func(*mount.Mount) {}, "s3fs", "data:/team /d " + base + owner},
-		"the whole bucket":           {with("path", "/"), "s3fs", "data /d " + base + owner},
-		"a sub path joins the path":  {func(m *mount.Mount) { m.SubPath = "a/b" }, "s3fs", "data:/team/a/b /d " + base + owner},
-		"read-only":                  {func(m *mount.Mount) { m.ReadOnly = true }, "s3fs", "data:/team /d " + base + " -o ro" + owner},
-		"read-only by its options":   {with("otherOpts", "-o ro"), "s3fs", "data:/team /d " + base + " -o ro" + owner},
-		"read-only by access mode":   {func(m *mount.Mount) { m.AccessMode = mount.ReadOnlyMany }, "ossfs", "data:/team /d " + base + " -o ro" + owner},
-		"rw cannot undo read-only":   {func(m *mount.Mount) { m.ReadOnly = true; m.Options = []string{"rw"} }, "s3fs", "data:/team /d " + base + " -o ro" + owner},
-		"options in every form":      {with("otherOpts", "-o umask=022 -oallow_other  -o max_stat_cache_size=0,retries=2"), "s3fs", "data:/team /d " + base + " -o uid=1000 -o gid=1001 -o connect_timeout=5 -o readwrite_timeout=30 -o umask=022 -o max_stat_cache_size=0 -o retries=2"},
-		"an owner of its own":        {with("otherOpts", "-o uid=7,gid=8"), "s3fs", "data:/team /d " + base + " -o umask=022 -o connect_timeout=5 -o readwrite_timeout=30 -o uid=7 -o gid=8"},
-		"mountOptions of the volume": {func(m *mount.Mount) { m.Options = []string{"noexec", "_netdev"} }, "s3fs", "data:/team /d " + base + owner + " -o noexec"},
-		"s3fs signs with v4":         {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "s3fs", "data:/team /d " + base + owner + " -o sigv4 -o endpoint=r-1"},
-		"ossfs signs with v4":        {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "ossfs", "data:/team /d " + base + owner + " -o sigv4 -o region=r-1"},
-		"s3fs signs with v1":         {with("sigVersion", "v1"), "s3fs", "data:/team /d " + base + owner + " -o sigv2"},
-		"ossfs signs with v1 anyway": {with("sigVersion", "v1"), "ossfs", "data:/team /d " + base + owner},
-		"a public bucket":            {with("authType", "public"), "s3fs", strings.Replace("data:/team /d "+base+owner, "passwd_file=/proc/self/fd/3", "public_bucket=1", 1)},
-		"an address has no buckets":  {with("url", "https://10.0.0.7:9000"), "s3fs", strings.Replace("data:/team /d "+base+owner, "s3.example.com", "10.0.0.7:9000", 1) + " -o use_path_request_style"},
-		"ossfs 2 has its own file":   {func(*mount.Mount) {}, "ossfs2", "mount /d -c /proc/self/fd/3 -f"},
-		"names in other letters":     {func(m *mount.Mount) { delete(m.Attributes, "url"); with(" URL ", "https://s3.example.com")(m) }, "s3fs", "data:/team /d " + base + owner},
+		"a plain volume":              {func(*mount.Mount) {}, "s3fs", "data:/team /d " + base + owner},
+		"the whole bucket":            {with("path", "/"), "s3fs", "data /d " + base + owner},
+		"a sub path joins the path":   {func(m *mount.Mount) { m.SubPath = "a/b" }, "s3fs", "data:/team/a/b /d " + base + owner},
+		"read-only":                   {func(m *mount.Mount) { m.ReadOnly = true }, "s3fs", "data:/team /d " + base + " -o ro" + owner},
+		"read-only by its options":    {with("otherOpts", "-o ro"), "s3fs", "data:/team /d " + base + " -o ro" + owner},
+		"read-only by access mode":    {func(m *mount.Mount) { m.AccessMode = mount.ReadOnlyMany }, "ossfs", "data:/team /d " + base + " -o ro" + owner},
+		"rw cannot undo read-only":    {func(m *mount.Mount) { m.ReadOnly = true; m.Options = []string{"rw"} }, "s3fs", "data:/team /d " + base + " -o ro" + owner},
+		"options in every form":       {with("otherOpts", "-o umask=022 -oallow_other  -o max_stat_cache_size=0,retries=2"), "s3fs", "data:/team /d " + base + " -o uid=1000 -o gid=1001 -o connect_timeout=5 -o readwrite_timeout=30 -o umask=022 -o max_stat_cache_size=0 -o retries=2"},
+		"an owner of its own":         {with("otherOpts", "-o uid=7,gid=8"), "s3fs", "data:/team /d " + base + " -o umask=022 -o connect_timeout=5 -o readwrite_timeout=30 -o uid=7 -o gid=8"},
+		"mountOptions of the volume":  {func(m *mount.Mount) { m.Options = []string{"noexec", "_netdev"} }, "s3fs", "data:/team /d " + base + owner + " -o noexec"},
+		"s3fs signs with v4":          {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "s3fs", "data:/team /d " + base + owner + " -o sigv4 -o endpoint=r-1"},
+		"ossfs signs with v4":         {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "ossfs", "data:/team /d " + base + owner + " -o sigv4 -o region=r-1"},
+		"s3fs signs with v1":          {with("sigVersion", "v1"), "s3fs", "data:/team /d " + base + owner + " -o sigv2"},
+		"ossfs signs with v1 anyway":  {with("sigVersion", "v1"), "ossfs", "data:/team /d " + base + owner},
+		"s3fs is signed for":          {token, "s3fs", strings.Replace("data:/team /d "+base+owner, "https:", "http:", 1) + " -o sigv4"},
+		"ossfs reads a token's files": {token, "ossfs", strings.Replace("data:/team /d "+base+owner, secrets, tokensAt+" -o use_session_token", 1)},
+		"a public bucket":             {with("authType", "public"), "s3fs", strings.Replace("data:/team /d "+base+owner, "passwd_file=/proc/self/fd/3", "public_bucket=1", 1)},
+		"an address has no buckets":   {with("url", "https://10.0.0.7:9000"), "s3fs", strings.Replace("data:/team /d "+base+owner, "s3.example.com", "10.0.0.7:9000", 1) + " -o use_path_request_style"},
+		"ossfs 2 has its own file":    {func(*mount.Mount) {}, "ossfs2", "mount /d -c /proc/self/fd/3 -f"},
+		"names in other letters":      {func(m *mount.Mount) { delete(m.Attributes, "url"); with(" URL ", "https://s3.example.com")(m) }, "s3fs", "data:/team /d " + base + owner},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := example()
 			c.change(&m)
 			v, err := parse(m)
 			require.NoError(t, err)
-			args, _, err := v.argv(c.client, "/bin/"+c.client, "/d")
+			l, err := v.argv(c.client, "/bin/"+c.client, "/d")
 			require.NoError(t, err)
-			require.Equal(t, "/bin/"+c.client+" "+c.want, strings.Join(args, " "))
-			require.NotContains(t, strings.Join(args, " "), "CANARY")
+			require.Equal(t, "/bin/"+c.client+" "+c.want, strings.Join(l.args, " "))
+			require.NotContains(t, strings.Join(append(l.args, l.environment()...), " "), "CANARY")
 		})
 	}
 }
@@ -65,16 +71,16 @@ func TestTheCredentialFileIsWhatEachClientReads(t *testing.T) {
 	m := example()
 	v, err := parse(m)
 	require.NoError(t, err)
-	_, file, err := v.argv("s3fs", "s3fs", "/d")
+	l, err := v.argv("s3fs", "s3fs", "/d")
 	require.NoError(t, err)
-	require.Equal(t, "data:AKCANARY:SKCANARY\n", file)
-	_, file, err = v.argv("ossfs2", "ossfs2", "/d")
+	require.Equal(t, "data:AKCANARY:SKCANARY\n", l.file)
+	l, err = v.argv("ossfs2", "ossfs2", "/d")
 	require.NoError(t, err)
 	for _, line := range []string{"--oss_bucket=data", "--oss_bucket_prefix=team/", "--oss_access_key_id=AKCANARY", "--oss_access_key_secret=SKCANARY", "--dir_mode=0755", "--file_mode=0644"} {
-		require.Contains(t, file, line+"\n")
+		require.Contains(t, l.file, line+"\n")
 	}
 	v.options = []option{{"retries", "2"}}
-	_, _, err = v.argv("ossfs2", "ossfs2", "/d")
+	_, err = v.argv("ossfs2", "ossfs2", "/d")
 	require.ErrorIs(t, err, mount.ErrInvalid, "what it cannot do is refused, not dropped")
 
 	m.Secret = mount.Secret{"AccessKeyID": "AKCANARY", "ACCESSKEYSECRET": "SKCANARY"}
@@ -118,7 +124,9 @@ func TestWhatIsWrongIsRefusedByNameWithoutSecrets(t *testing.T) {
 		"half of each pair":                {secret(mount.Secret{"akId": "AKCANARY", "AccessKeySecret": "SKCANARY"}), "akSecret"},
 		"a secret with a line":             {secret(mount.Secret{"akId": "AKCANARY", "akSecret": "SK\nCANARY"}), "control"},
 		"a secret with a colon":            {secret(mount.Secret{"akId": "AK:CANARY", "akSecret": "SKCANARY"}), "colon"},
-		"a temporary credential":           {secret(mount.Secret{"AccessKeyId": "AKCANARY", "AccessKeySecret": "SKCANARY", "SecurityToken": "STSCANARY"}), "SecurityToken"},
+		"a token beside a lasting key":     {secret(mount.Secret{"akId": "AKCANARY", "akSecret": "SKCANARY", "SecurityToken": "STSCANARY"}), "SecurityToken"},
+		"a token with a line":              {secret(mount.Secret{"AccessKeyId": "AKCANARY", "AccessKeySecret": "SKCANARY", "SecurityToken": "STS\nCANARY"}), "SecurityToken"},
+		"a token with a strange end":       {secret(mount.Secret{"AccessKeyId": "AKCANARY", "AccessKeySecret": "SKCANARY", "SecurityToken": "STSCANARY", "Expiration": "CANARY"}), "Expiration"},
 		"options without -o":               {with("otherOpts", "allow_other"), "otherOpts"},
 		"an -o without options":            {with("otherOpts", "-o"), "otherOpts"},
 		"another flag":                     {with("otherOpts", "-o ro -d"), "otherOpts"},

@@ -1,0 +1,254 @@
+package oss
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// bare are the options that keep a client from answering out of its memory.
+func bare(m mount.Mount) mount.Mount {
+	m.Attributes["otherOpts"] = "-o max_stat_cache_size=0 -o stat_cache_expire=0 -o enable_noobj_cache"
+	return m
+}
+
+func TestATokenIsReplacedWithoutAFailedReadOrWrite(t *testing.T) {
+	i, w := startIssuer(t), newWorld(t)
+	old := i.issue(t)
+	src := w.up(t, bare(i.mount(old)))
+	const size = 1 << 20
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "big"), make([]byte, 8*size), 0o600))
+	open, err := os.Open(filepath.Join(w.dir, "big"))
+	require.NoError(t, err)
+	defer func() { _ = open.Close() }()
+
+	var wg sync.WaitGroup
+	stop, failed := make(chan struct{}), make(chan error, 64)
+	work := func(once func(n int) error) {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					t.Logf("%d rounds", n)
+					return
+				default:
+				}
+				if err := once(n); err != nil {
+					select {
+					case failed <- err:
+					default:
+					}
+				}
+			}
+		})
+	}
+	for range 3 {
+		work(func(int) error { _, err := os.ReadDir(w.dir); return err })
+		work(func(n int) error {
+			fd, err := unix.Open(filepath.Join(w.dir, "big"), unix.O_RDONLY|unix.O_DIRECT, 0)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = unix.Close(fd) }()
+			_, err = unix.Pread(fd, make([]byte, 4096), int64(n%8)*size)
+			return err
+		})
+	}
+	work(func(n int) error {
+		return os.WriteFile(filepath.Join(w.dir, fmt.Sprintf("w%d ä+&", n%4)), []byte("x"), 0o600)
+	})
+	for range 5 {
+		i.await(t, old)
+		fresh := i.issue(t)
+		require.NoError(t, w.Renew(t.Context(), src.Client, i.mount(fresh)))
+		i.revoke(old)
+		old = fresh
+	}
+	i.await(t, old)
+	close(stop)
+	wg.Wait()
+	close(failed)
+	for err := range failed {
+		t.Error(err)
+	}
+	require.Empty(t, i.refusals())
+	_, err = open.ReadAt(make([]byte, 8*size), 0)
+	require.NoError(t, err, "a file that was open all the time")
+	require.ErrorIs(t, w.Renew(t.Context(), src.Client, i.mount(mount.Secret{"akId": "AKCANARY", "akSecret": "SKCANARY"})), mount.ErrInvalid)
+}
+
+func TestATokenIsInNothingThatTheClientShows(t *testing.T) {
+	i, w := startIssuer(t), newWorld(t)
+	secret := i.issue(t)
+	src := w.up(t, i.mount(secret))
+	for _, what := range []string{"cmdline", "environ", "fd/3", "mountinfo"} {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", src.Client.PID, what))
+		require.NoError(t, err)
+		for key, value := range secret {
+			require.NotContains(t, string(b), value, "%s in %s", key, what)
+		}
+	}
+	kept := fmt.Sprintf("/proc/%d/fd/4/%s", src.Client.PID, keptName)
+	st, err := os.Stat(kept)
+	require.NoError(t, err)
+	require.EqualValues(t, 0o600, st.Mode().Perm())
+	st, err = os.Stat(filepath.Dir(kept) + "/")
+	require.NoError(t, err)
+	require.EqualValues(t, 0o700, st.Mode().Perm())
+	table, err := os.ReadFile("/proc/self/net/unix")
+	require.NoError(t, err)
+	require.NotContains(t, string(table), "@sandgate", "no abstract socket: the sandbox shares the network")
+}
+
+func TestATokenThatIsRefusedIsSaidToBe(t *testing.T) {
+	i, w := startIssuer(t), newWorld(t)
+	secret := i.issue(t)
+	m := i.mount(secret)
+	i.revoke(secret)
+	src, err := w.Mount(t.Context(), m, w.dir)
+	if err == nil {
+		require.Error(t, w.read(t, src))
+		require.NoError(t, src.Root.Close())
+		err = w.Explain(t.Context(), src.Client)
+		require.NoError(t, w.Unmount(t.Context(), w.dir, src.Client))
+	}
+	require.ErrorIs(t, err, mount.ErrDenied)
+	require.NotContains(t, err.Error(), secret["AccessKeyId"])
+}
+
+func TestALaterAgentGoesOnSigning(t *testing.T) {
+	i, w := startIssuer(t), newWorld(t)
+	first := i.issue(t)
+	src := w.up(t, bare(i.mount(first)))
+	w.holders[src.Client].(*signer).close() // as an agent that ends
+	next := New(Config{})
+	require.NoError(t, next.Adopt(t.Context(), src.Client))
+	_, err := os.ReadDir(w.dir)
+	require.NoError(t, err, "with what was left")
+	require.NoError(t, next.Renew(t.Context(), src.Client, i.mount(i.issue(t))))
+	i.revoke(first)
+	_, err = os.ReadDir(w.dir)
+	require.NoError(t, err)
+	require.NoError(t, src.Root.Close())
+	require.NoError(t, next.Unmount(soon(t, 10*time.Second), w.dir, src.Client))
+	require.Empty(t, next.holders)
+}
+
+func TestAClientWithAKeyIsAdoptedAsItIs(t *testing.T) {
+	s, w := startStore(t), newWorld(t)
+	src := w.up(t, s.mount())
+	next := New(Config{})
+	require.NoError(t, next.Adopt(t.Context(), src.Client))
+	require.Empty(t, next.holders)
+	require.NoError(t, w.Renew(t.Context(), src.Client, s.mount()))
+	require.NoError(t, next.Adopt(t.Context(), mount.Process{PID: src.Client.PID, Start: 1}), "another process")
+}
+
+func TestNobodyIsSignedForElsewhere(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes a file system")
+	}
+	var hosts sync.Map
+	behind := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hosts.Store(r.Host, true) }))
+	defer behind.Close()
+	to, err := url.Parse(behind.URL)
+	require.NoError(t, err)
+	r, err := newRoom()
+	require.NoError(t, err)
+	d := New(Config{})
+	s, err := newSigner(r, originOf(to, "data"), credentials{id: "AK", secret: "SK", token: "T"}, d.dialer().DialContext, d.config.Logger)
+	require.NoError(t, err)
+	defer s.close()
+	ask := func(host, authorization string) int {
+		client := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			c, err := net.Dial("unix", r.path(socketName))
+			if err == nil {
+				_, err = c.Write([]byte{5, 1, 0, 5, 1, 0, 3, 1, 'x', 0, 80})
+			}
+			if err == nil {
+				_, err = c.Read(make([]byte, 2))
+			}
+			if err == nil {
+				_, err = c.Read(make([]byte, 10))
+			}
+			return c, err
+		}, DisableKeepAlives: true}}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host+"/a", http.NoBody)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", authorization)
+		req.Header.Set("X-Amz-Date", "20260101T000000Z")
+		req.Header.Set("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD")
+		res, err := client.Do(req)
+		require.NoError(t, err)
+		_ = res.Body.Close()
+		return res.StatusCode
+	}
+	const good = "AWS4-HMAC-SHA256 Credential=x/20260101/r/s3/aws4_request, SignedHeaders=host, Signature=0"
+	require.Equal(t, http.StatusOK, ask("169.254.169.254", good))
+	require.Equal(t, http.StatusServiceUnavailable, ask(to.Host, "AWS x:y"), "what it does not understand it does not sign")
+	hosts.Range(func(host, _ any) bool {
+		require.Equal(t, to.Host, host)
+		return true
+	})
+}
+
+func TestTheFilesOfATokenAreSwappedAsAWhole(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes a file system")
+	}
+	r, err := newRoom()
+	require.NoError(t, err)
+	h, err := newTokens(r, credentials{id: "A1", secret: "S1", token: "T1"})
+	require.NoError(t, err)
+	defer h.close()
+	read := func() (out []string) {
+		dir, err := os.Open(r.path(tokensName) + "/")
+		require.NoError(t, err)
+		defer func() { _ = dir.Close() }()
+		for _, name := range []string{fileID, fileSecret, fileToken} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name))
+			require.NoError(t, err)
+			out = append(out, string(b))
+		}
+		return out
+	}
+	require.Equal(t, []string{"A1", "S1", "T1"}, read())
+	next, err := resumeTokens(r)
+	require.NoError(t, err)
+	for n := range 50 {
+		require.NoError(t, next.replace(t.Context(), credentials{id: fmt.Sprint("A", n), secret: "S2", token: "T2", expires: time.Unix(int64(n), 0)}))
+		require.Equal(t, []string{fmt.Sprint("A", n), "S2", "T2"}, read())
+	}
+	all, err := os.ReadDir(r.path("."))
+	require.NoError(t, err)
+	require.Len(t, all, 2, "the link and one directory")
+}
+
+func TestCredentialsPrintNothing(t *testing.T) {
+	c := credentials{id: "AKCANARY", secret: "SKCANARY", token: "STSCANARY"}
+	require.NotContains(t, fmt.Sprintf("%v %+v %#v %s", c, c, &c, c), "CANARY")
+}
+
+func TestAnExpiredTokenIsRefusedBeforeAClientIsStarted(t *testing.T) {
+	m := example()
+	token(&m)
+	m.Secret["Expiration"] = "2020-01-01T00:00:00Z"
+	require.ErrorIs(t, Check(m), mount.ErrDenied)
+	m.Secret["Expiration"] = time.Now().Add(time.Minute).UTC().Format(time.RFC3339)
+	require.NoError(t, Check(m))
+	m.Attributes["sigVersion"] = "v1"
+	require.ErrorContains(t, Check(m), "sigVersion")
+}

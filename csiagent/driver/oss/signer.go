@@ -1,0 +1,186 @@
+package oss
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+)
+
+// signer stands between an s3fs and its store and signs what the client asks with the credentials of the moment. s3fs takes a token
+// from its environment only, and never another one; signed here, a request has one key or the other and never half of both, in files
+// that are open as well as in others, and the client itself knows no secret at all. It listens in the client's room, at no address.
+type signer struct {
+	room   room
+	origin origin
+	server *http.Server
+
+	mu  sync.RWMutex
+	now *generation
+}
+
+// generation is one set of credentials with the requests that it has signed and that are not answered yet.
+type generation struct {
+	keys credentials
+	busy sync.WaitGroup
+}
+
+// origin is where a signer's requests go.
+type origin struct {
+	Scheme string `json:"scheme"`
+	Host   string `json:"host"`
+	Bucket string `json:"bucket"`
+}
+
+// kept is what a signer leaves in its client's room for the agent after it.
+type kept struct {
+	Origin  origin    `json:"origin"`
+	ID      string    `json:"id"`
+	Secret  string    `json:"secret"`
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+const (
+	socketName = "s"
+	keptName   = "keys"
+	// proxyURL is where libcurl, and so s3fs, connects to instead of the store.
+	proxyURL = "socks5h://localhost" + roomAt + "/" + socketName
+)
+
+// newSigner serves the client that gets the room.
+func newSigner(r room, to origin, keys credentials, dial dialFunc, logger *slog.Logger) (*signer, error) {
+	s := &signer{room: r, origin: to, now: &generation{keys: keys}}
+	if err := s.keep(keys); err != nil {
+		return nil, err
+	}
+	_ = os.Remove(r.path(socketName)) // of an agent that has ended
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: r.path(socketName)})
+	if err != nil {
+		return nil, errors.New("listen for the FUSE client: " + plain(err))
+	}
+	transport := &http.Transport{
+		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 5 * time.Second,
+		ResponseHeaderTimeout: 60 * time.Second,
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:   s.rewrite,
+		Transport: roundTripper(func(r *http.Request) (*http.Response, error) { return s.send(transport, r) }),
+		ErrorLog:  log.New(discard{}, "", 0),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() == nil {
+				logger.InfoContext(r.Context(), "object store did not answer", "host", to.Host, "error", err)
+			}
+			w.WriteHeader(http.StatusServiceUnavailable) // the client tries again
+		},
+	}
+	s.server = &http.Server{Handler: proxy, ReadHeaderTimeout: 30 * time.Second, ErrorLog: log.New(discard{}, "", 0)}
+	go func() { // ends with close
+		_ = s.server.Serve(socks{listener})
+		transport.CloseIdleConnections()
+	}()
+	return s, nil
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// resumeSigner serves the client of an earlier process, with what that one has left.
+func resumeSigner(r room, dial dialFunc, logger *slog.Logger) (*signer, error) {
+	b, err := os.ReadFile(r.path(keptName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errNoRoom
+	}
+	if err != nil {
+		return nil, errors.New("read credentials: " + plain(err))
+	}
+	var k kept
+	if err := json.Unmarshal(b, &k); err != nil {
+		return nil, errors.New("read credentials: they are no JSON")
+	}
+	return newSigner(r, k.Origin, credentials{k.ID, k.Secret, k.Token, k.Expires}, dial, logger)
+}
+
+func (s *signer) keep(c credentials) error {
+	b, err := json.Marshal(kept{s.origin, c.id, c.secret, c.token, c.expires})
+	if err != nil {
+		return err
+	}
+	return s.room.write(keptName, b)
+}
+
+// rewrite sends a request to the store, and to no place that its client names.
+func (s *signer) rewrite(r *httputil.ProxyRequest) {
+	r.Out.URL.Scheme, r.Out.URL.Host = s.origin.Scheme, s.origin.Host
+	r.Out.Host = s.origin.Host
+	if r.In.Host == s.origin.Bucket+"."+s.origin.Host {
+		r.Out.URL.Host, r.Out.Host = r.In.Host, r.In.Host
+	}
+}
+
+func (s *signer) send(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+	s.mu.RLock()
+	g := s.now
+	g.busy.Add(1)
+	s.mu.RUnlock()
+	defer g.busy.Done() // with the answer's head: the store has looked at the signature
+	if err := sign(r, g.keys); err != nil {
+		return nil, err
+	}
+	return next.RoundTrip(r)
+}
+
+// settleTime is how long requests that were signed with earlier credentials may take to be answered.
+const settleTime = 10 * time.Second
+
+// replace makes c what is signed with from now on. It returns when the store has answered all that was signed with others: those can be
+// revoked then.
+func (s *signer) replace(ctx context.Context, c credentials) error {
+	s.mu.Lock()
+	if s.now.keys == c {
+		s.mu.Unlock()
+		return nil
+	}
+	if err := s.keep(c); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	old := s.now
+	s.now = &generation{keys: c}
+	s.mu.Unlock()
+	over := make(chan struct{})
+	go func() { // ends with the last answer
+		old.busy.Wait()
+		close(over)
+	}()
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("requests with the earlier credentials are not answered yet: %w", ctx.Err())
+	}
+}
+
+func (s *signer) close() {
+	_ = s.server.Close()
+	s.room.close()
+}
+
+func originOf(u *url.URL, bucket string) origin { return origin{u.Scheme, u.Host, bucket} }
