@@ -108,6 +108,9 @@ func (v *volume) base(client string) []option {
 			out = append(out, o)
 		}
 	}
+	if v.encrypt.name != "" {
+		out = append(out, v.encrypt)
+	}
 	return append(out, v.dialect(client)...)
 }
 

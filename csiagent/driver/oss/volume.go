@@ -23,6 +23,7 @@ type volume struct {
 	readOnly bool
 	owner    mount.Owner
 	options  []option
+	encrypt  option // how the store keeps what is written, none when it has no name
 	keys     credentials
 }
 
@@ -64,6 +65,9 @@ func parse(m mount.Mount) (volume, error) {
 	default:
 		return v, invalid("the attribute fuseType must be ossfs, ossfs2 or s3fs")
 	}
+	if err := v.encryption(a["encrypted"], a["kmskeyid"]); err != nil {
+		return v, err
+	}
 	if err := v.allOptions(a["otheropts"], m.Options); err != nil {
 		return v, err
 	}
@@ -75,30 +79,7 @@ func parse(m mount.Mount) (volume, error) {
 		v.public = true
 		return v, nil
 	}
-	return v, invalid("the attribute authType must be empty (an access key) or public; others are not supported")
-}
-
-// known are the attributes by their name in small letters: PersistentVolumes in the field spell them in many ways.
-var known = map[string]bool{
-	"bucket": true, "url": true, "path": true, "otheropts": true, "fusetype": true, "authtype": true, "sigversion": true, "region": true,
-}
-
-func attributes(in map[string]string) (map[string]string, error) {
-	out := make(map[string]string, len(in))
-	for k, text := range in {
-		name := strings.ToLower(strings.TrimSpace(k))
-		_, twice := out[name]
-		switch {
-		case strings.HasPrefix(name, "csi.storage.k8s.io/"):
-			continue // the pod's names, for drivers that want them
-		case !known[name]:
-			return nil, invalid("an object store volume has no attribute %q that is supported here", k)
-		case twice:
-			return nil, invalid("the attribute %q is given twice in different letters", k)
-		}
-		out[name] = strings.TrimSpace(text)
-	}
-	return out, nil
+	return v, invalid("the attribute authType must be empty, for the key or the token in the volume's Secret, or public; others are not supported")
 }
 
 // prefix joins the volume's path and the sub path to what stands behind the colon of `bucket:/prefix`. The client is confined to

@@ -49,6 +49,9 @@ func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
 		"ossfs signs with v1 anyway":  {with("sigVersion", "v1"), "ossfs", "data:/team /d " + base + owner},
 		"s3fs is signed for":          {token, "s3fs", strings.Replace("data:/team /d "+base+owner, "https:", "http:", 1) + " -o sigv4"},
 		"ossfs reads a token's files": {token, "ossfs", strings.Replace("data:/team /d "+base+owner, secrets, tokensAt+" -o use_session_token", 1)},
+		"encrypted by the store":      {with("encrypted", "aes256"), "s3fs", "data:/team /d " + base + owner + " -o use_sse"},
+		"encrypted with a key":        {func(m *mount.Mount) { with("encrypted", "kms")(m); with("kmsKeyId", "k-1")(m) }, "ossfs", "data:/team /d " + base + owner + " -o use_sse=kmsid:k-1"},
+		"what is off asks nothing":    {func(m *mount.Mount) { with("useSharedPath", "false")(m); with("overlay", "False")(m) }, "s3fs", "data:/team /d " + base + owner},
 		"a public bucket":             {with("authType", "public"), "s3fs", strings.Replace("data:/team /d "+base+owner, "passwd_file=/proc/self/fd/3", "public_bucket=1", 1)},
 		"an address has no buckets":   {with("url", "https://10.0.0.7:9000"), "s3fs", strings.Replace("data:/team /d "+base+owner, "s3.example.com", "10.0.0.7:9000", 1) + " -o use_path_request_style"},
 		"ossfs 2 has its own file":    {func(*mount.Mount) {}, "ossfs2", "mount /d -c /proc/self/fd/3 -f"},
@@ -113,6 +116,12 @@ func TestWhatIsWrongIsRefusedByNameWithoutSecrets(t *testing.T) {
 		"a url with the bucket":            {with("url", "https://data.s3.example.com"), "url"},
 		"an address with a zone":           {with("url", "http://[fe80::1%25eth0]"), "url"},
 		"an unknown attribute":             {with("useSharedPath", "true"), "useSharedPath"},
+		"an attribute of somebody else":    {with("server", "x"), "server"},
+		"an unknown encryption":            {with("encrypted", "rot13"), "encrypted"},
+		"a key for no encryption":          {with("kmsKeyId", "k-1"), "encrypted"},
+		"an encryption with no key":        {with("encrypted", "kms"), "kmsKeyId"},
+		"a key with an option":             {func(m *mount.Mount) { with("encrypted", "kms")(m); with("kmsKeyId", "a,b")(m) }, "kmsKeyId"},
+		"an encryption that ossfs2 lacks":  {func(m *mount.Mount) { with("encrypted", "aes256")(m); with("fuseType", "ossfs2")(m) }, "ossfs2"},
 		"an attribute twice":               {with("BUCKET", "data"), "twice"},
 		"an unknown client":                {with("fuseType", "rclone"), "fuseType"},
 		"an unknown way to sign in":        {with("authType", "rrsa"), "authType"},
@@ -154,6 +163,27 @@ func TestWhatIsWrongIsRefusedByNameWithoutSecrets(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 			require.NotContains(t, err.Error(), "CANARY")
 		})
+	}
+}
+
+func TestEachAttributeOfTheVendorIsHonouredOrRefusedByName(t *testing.T) {
+	for _, name := range []string{
+		"bucket", "url", "path", "otherOpts", "fuseType", "authType", "secretRef", "sigVersion", "region", "encrypted", "kmsKeyId",
+		"agenticBucket", "bucketSpace", "bucketSpacePrefix", "volumeAs", "useSharedPath", "metricsTop", "dnsPolicy", "directAssigned",
+		"runtimeClass", "overlay", "containerNetworkFilesystem", "roleName", "ramRole", "roleArn", "oidcProviderArn", "serviceAccountName",
+		"assumeRoleArn", "externalId", "secretProviderClass", "sandboxId", "sandboxCredProviderName", "credentialProviderName",
+	} {
+		small := strings.ToLower(name)
+		_, no := refused[small]
+		require.NotEqual(t, honoured[small], no, name)
+		if !no {
+			continue
+		}
+		m := example()
+		with(name, "true")(&m)
+		_, err := parse(m)
+		require.ErrorIs(t, err, mount.ErrInvalid, name)
+		require.ErrorContains(t, err, name+" is not supported; ")
 	}
 }
 
