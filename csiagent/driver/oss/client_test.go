@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -189,6 +190,7 @@ func TestFailuresAreFoundNamedAndCleanedUp(t *testing.T) {
 		want   error
 	}{
 		"a wrong secret":        {func(m *mount.Mount) { m.Secret = mount.Secret{"akId": storeKey, "akSecret": "SKCANARYwrong"} }, mount.ErrDenied},
+		"not public, after all": {with("authType", "public"), mount.ErrDenied},
 		"a bucket that is not":  {with("bucket", "nosuchbucket"), mount.ErrNotFound},
 		"a server that is not":  {with("url", "http://127.0.0.1:1"), mount.ErrUnavailable},
 		"a machine's own keys":  {with("url", "http://169.254.169.254"), mount.ErrDenied},
@@ -303,4 +305,25 @@ func TestTheSearchForLeftoversFindsThem(t *testing.T) {
 	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
 	require.Error(t, leftovers(dir))
 	require.NoError(t, unix.Unmount(dir, 0))
+}
+
+func TestAPublicBucketNeedsNoSecret(t *testing.T) {
+	s, w := startStore(t), newWorld(t)
+	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "data", "hello"), []byte("world"), 0o644)) //nolint:gosec // it is public
+	m := s.mount()
+	m.Secret, m.Attributes["authType"] = nil, "public"
+	s.put(t, "/data?policy", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::data","arn:aws:s3:::data/*"]}]}`)
+	w.up(t, m)
+	b, err := os.ReadFile(filepath.Join(w.dir, "hello"))
+	require.NoError(t, err)
+	require.Equal(t, "world", string(b))
+	require.Error(t, os.WriteFile(filepath.Join(w.dir, "new"), []byte("x"), 0o600), "everybody may read")
+}
+
+// put asks as the store's owner.
+func (s store) put(t *testing.T, path, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, s.url+path, strings.NewReader(body))
+	require.NoError(t, err)
+	signed(t, req, body, "s3")
 }

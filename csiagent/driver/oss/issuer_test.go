@@ -105,19 +105,25 @@ func (i *issuer) ask(t *testing.T, form url.Values) {
 	body := form.Encode()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, i.iam+"/", strings.NewReader(body))
 	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	signed(t, req, body, "iam")
+}
+
+// signed asks with the signature of the store's owner.
+func signed(t *testing.T, req *http.Request, body, service string) {
+	t.Helper()
 	now, sum := time.Now().UTC(), sha256.Sum256([]byte(body))
 	req.Host = req.URL.Host
-	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("X-Amz-Date", now.Format("20060102T150405Z"))
 	req.Header.Set("X-Amz-Content-Sha256", hex.EncodeToString(sum[:]))
-	req.Header.Set("Authorization", algorithm+" Credential=x/"+now.Format("20060102")+"/us-east-1/iam/aws4_request, ")
+	req.Header.Set("Authorization", algorithm+" Credential=x/"+now.Format("20060102")+"/us-east-1/"+service+"/aws4_request, ")
 	require.NoError(t, sign(req, credentials{id: storeKey, secret: storeSecret}))
 	res, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	defer func() { _ = res.Body.Close() }()
 	answer, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, res.StatusCode, string(answer))
+	require.Less(t, res.StatusCode, 300, string(answer))
 }
 
 // issue makes a key with a token that is good until it is revoked.
