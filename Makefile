@@ -14,7 +14,7 @@ INSTALL := e2e/install.sh
 export CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify generate cluster images e2e unit-kube
+.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify generate cluster images e2e unit-kube bench-kube herd
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ docs: build ## writes docs/compatibility.md from the reports of the last SDK run
 
 bench: deps-run build $(BIN)/versitygw ## the figures: p50, p95, p99 of create, mount, proxy
 	@$(ASROOT) $(BIN)/e2e bench
+
+bench-kube: deps-run cluster ## the figures of create on a real API server, with kwok's pods: p50, p95, p99, writes, conflicts, as root
+	@$(ASROOT) e2e/kube/bench.sh bench
+
+herd: deps-run cluster ## 1,000 creates at once at three gateways and a pool of 200 on a real API server, as root
+	@$(ASROOT) e2e/kube/bench.sh herd
 
 e2e: deps-run cluster $(BIN)/versitygw ## helm install, the seed and the real SDK on a real cluster on this machine, as root
 	@$(INSTALL) python 2.63.0
