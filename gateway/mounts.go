@@ -31,7 +31,7 @@ func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, 
 		return nil, nil
 	}
 	resolved, err := volume.Resolve(ctx, s.reader, volume.Request{
-		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: c.Mounts, Drivers: s.policy.Drivers,
+		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: c.Mounts, Drivers: s.policy.Drivers, Default: s.volumes,
 	})
 	var faults mount.Faults
 	if err != nil && !errors.As(err, &faults) {

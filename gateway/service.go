@@ -35,7 +35,9 @@ type Config struct {
 	// Reader brings the objects that volumes are made of.
 	Reader volume.Reader
 	Policy mount.Policy
-	Limits Limits
+	// Volumes is for those whose annotations name nobody; volume.Unbound when empty.
+	Volumes volume.Default
+	Limits  Limits
 	// Observer is told what requests go through; nil: nobody.
 	Observer Observer
 	// Clock is the real one when nil.
@@ -49,6 +51,7 @@ type Service struct {
 	backend Backend
 	reader  volume.Reader
 	policy  mount.Policy
+	volumes volume.Default
 	limits  Limits
 	observe Observer
 	clock   clock.PassiveClock
@@ -67,7 +70,7 @@ func New(c Config) (*Service, error) {
 	case len(c.Policy.Drivers) == 0:
 		return nil, errors.New("gateway: the mount policy allows no driver; start from mount.DefaultPolicy")
 	}
-	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, limits: c.Limits, observe: c.Observer, clock: c.Clock, logger: c.Logger}
+	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, volumes: c.Volumes, limits: c.Limits, observe: c.Observer, clock: c.Clock, logger: c.Logger}
 	if s.observe == nil {
 		s.observe = unobserved{}
 	}

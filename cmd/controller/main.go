@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
 func main() {
@@ -22,6 +23,7 @@ type config struct {
 	MetricsAddr                  string
 	Kubeconfig, ReleaseNamespace string
 	Namespaces, AllowHostPaths   []string
+	Volumes                      volume.Default
 	Elect                        bool
 	OTLPEndpoint                 string
 	Webhook                      hookConfig
@@ -37,6 +39,7 @@ func command(args []string) error {
 	fs.StringVar(&cfg.Kubeconfig, "kubeconfig", "", "file that names the cluster (default the one that this process runs in)")
 	fs.StringVar(&cfg.ReleaseNamespace, "release-namespace", "sandgate", "namespace of the installation's own Secrets and of the lease")
 	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", boot.List(&cfg.Namespaces, ","))
+	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	cfg.Webhook.bind(fs)

@@ -48,7 +48,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	}
 	sandboxes, err := sandbox.New(sandbox.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, Fitter: fitter, Authority: secrets.authority,
-		InitKey: initKey, Volumes: volumes, Policy: policy, Check: check, Events: recorder, Log: p.log,
+		InitKey: initKey, Volumes: volumes, Default: p.cfg.Volumes, Policy: policy, Check: check, Events: recorder, Log: p.log,
 	})
 	if err != nil {
 		return err

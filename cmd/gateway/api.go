@@ -27,7 +27,7 @@ func (p *process) server(backend *kube.Backend, drivers []string) (*http.Server,
 	policy := mount.DefaultPolicy()
 	policy.Drivers = drivers
 	service, err := gateway.New(gateway.Config{
-		Backend: backend, Reader: reader, Policy: policy, Limits: p.cfg.Limits, Observer: p.observer, Logger: p.log,
+		Backend: backend, Reader: reader, Policy: policy, Volumes: p.cfg.Volumes, Limits: p.cfg.Limits, Observer: p.observer, Logger: p.log,
 	})
 	if err != nil {
 		return nil, nil, err

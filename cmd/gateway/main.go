@@ -10,6 +10,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
 	"github.com/sandgate-dev/sandgate/gateway"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
 func main() {
@@ -26,6 +27,7 @@ type config struct {
 	Namespaces                   []string
 	Domain                       string
 	TrustedHosts, AllowHostPaths []string
+	Volumes                      volume.Default
 	Limits                       gateway.Limits
 	Cold, Warm, MaxRequests      int
 	Drain                        time.Duration
@@ -45,6 +47,7 @@ func command(args []string) error {
 	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", boot.List(&cfg.Namespaces, ","))
 	fs.StringVar(&cfg.Domain, "domain", "", "domain whose hosts PORT-ID.DOMAIN reach sandboxes (default localhost)")
 	fs.Func("trusted-hosts", "comma-separated further host names on which the headers of SDKs choose the sandbox, such as the Service's", boot.List(&cfg.TrustedHosts, ","))
+	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.DurationVar(&cfg.Limits.Create, "create-deadline", cfg.Limits.Create, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.Limits.MaxTimeout, "max-timeout", cfg.Limits.MaxTimeout, "longest life a sandbox may be given from now")

@@ -27,6 +27,7 @@ import (
 	"github.com/sandgate-dev/sandgate/injector/envd"
 	"github.com/sandgate-dev/sandgate/warmpool/local"
 	"github.com/sandgate-dev/sandgate/warmpool/local/manifest"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
 var (
@@ -41,6 +42,7 @@ type config struct {
 	Addr, State, Manifests, Bin, Domain string
 	AllowHostPaths                      []string
 	NASUnfenced                         bool
+	Volumes                             volume.Default
 	CreateDeadline, MaxTimeout          time.Duration
 	MaxSandboxes                        int
 }
@@ -75,7 +77,7 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 	}
 	limits := gateway.DefaultLimits()
 	limits.Create, limits.MaxTimeout = cfg.CreateDeadline, cfg.MaxTimeout
-	service, err := gateway.New(gateway.Config{Backend: pool, Reader: store, Policy: policy, Limits: limits, Logger: log})
+	service, err := gateway.New(gateway.Config{Backend: pool, Reader: store, Policy: policy, Volumes: cfg.Volumes, Limits: limits, Logger: log})
 	if err != nil {
 		pool.Close()
 		return err

@@ -47,6 +47,8 @@ type Mount struct {
 	AccessMode AccessMode
 	// Owner owns the root of the mount and the directories made for it.
 	Owner Owner
+	// Prefix is the directory of the volume that its owner confines this mount to; SubPath lies in it. Empty: the whole volume.
+	Prefix string `json:",omitzero"`
 	// Enforced says that the volume's owner, and not the caller, wants it read-only or confined to a directory: it has to hold against
 	// whatever the sandbox tries.
 	Enforced bool `json:",omitzero"`

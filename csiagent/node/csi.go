@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
 	"strconv"
 	"strings"
 
@@ -32,7 +33,7 @@ const (
 // PublishRequest is m as a CSI request.
 func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {
 	about := map[string]string{
-		keyID: m.ID, keyVolume: m.Volume, keyDriver: m.Driver, keyContainer: m.Container, keySubPath: m.SubPath,
+		keyID: m.ID, keyVolume: m.Volume, keyDriver: m.Driver, keyContainer: m.Container, keySubPath: path.Join(m.Prefix, m.SubPath),
 		keyOwner: fmt.Sprintf("%d:%d", m.Owner.UID, m.Owner.GID), keyMode: string(m.AccessMode),
 	}
 	if m.Enforced {

@@ -1,22 +1,100 @@
 package volume
 
 import (
+	"errors"
+	"fmt"
+	"path"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
-// allowed is the default volume policy: a static, unbound volume is everybody's unless an annotation names its teams; one
-// that is bound to a claim is somebody's disk, and is mounted only for teams that an annotation names.
-func allowed(pv *corev1.PersistentVolume, team string) bool {
-	teams, restricted := pv.Annotations[v1alpha1.AnnotationTeams]
-	if !restricted {
-		return pv.Spec.ClaimRef == nil
+// Default says who may mount a volume whose annotations name nobody. The zero value is Unbound.
+type Default string
+
+// The defaults there are.
+const (
+	// Unbound: everybody may mount a static volume; one that is bound to a claim is somebody's disk, and nobody's here.
+	Unbound Default = "unbound"
+	// Deny: nobody may mount it.
+	Deny Default = "deny"
+	// Allow: everybody may mount it, bound or not.
+	Allow Default = "allow"
+)
+
+// Set implements flag.Value.
+func (d *Default) Set(text string) error {
+	switch v := Default(text); v {
+	case Unbound, Deny, Allow:
+		*d = v
+		return nil
 	}
-	return team != "" && slices.Contains(split(teams), team)
+	return errors.New("expected unbound, deny or allow")
+}
+
+// String implements flag.Value.
+func (d *Default) String() string { return string(*d) }
+
+// allowed is whether an annotation names the principal's team or key, or, where none names anybody, the default lets him in.
+func (d Default) allowed(pv *corev1.PersistentVolume, who warmpool.Principal) bool {
+	teams, byTeam := pv.Annotations[v1alpha1.AnnotationTeams]
+	keys, byKey := pv.Annotations[v1alpha1.AnnotationKeys]
+	if byTeam || byKey {
+		return who.Team != "" && slices.Contains(split(teams), who.Team) || who.Key != "" && slices.Contains(split(keys), who.Key)
+	}
+	return d == Allow || d != Deny && pv.Spec.ClaimRef == nil
+}
+
+// restricted is src with what the volume's owner demands of every mount by this principal. An annotation that cannot be obeyed is a reason
+// to refuse, never one to ignore.
+func restricted(src source, pv *corev1.PersistentVolume, who warmpool.Principal) source {
+	refuse := func(annotation, format string, args ...any) {
+		src.reasons = append(src.reasons, fmt.Sprintf("PersistentVolume %q is set up wrongly: annotation %s ", pv.Name, annotation)+fmt.Sprintf(format, args...))
+	}
+	switch value, there := pv.Annotations[v1alpha1.AnnotationReadOnly]; {
+	case !there || value == "false":
+	case value == "true":
+		src.ReadOnly = true
+	default:
+		refuse(v1alpha1.AnnotationReadOnly, "must be true or false")
+	}
+	if prefix, there := pv.Annotations[v1alpha1.AnnotationSubPath]; there {
+		var ok bool
+		if src.Prefix, ok = confine(prefix, who); !ok {
+			refuse(v1alpha1.AnnotationSubPath, "must be a relative directory; ${TEAM} and ${KEY} stand for whoever mounts it")
+		}
+	}
+	if targets, there := pv.Annotations[v1alpha1.AnnotationTargets]; there {
+		src.targets = split(targets)
+		if bad := slices.IndexFunc(src.targets, func(t string) bool { return !path.IsAbs(t) || path.Clean(t) != t }); bad >= 0 || len(src.targets) == 0 {
+			refuse(v1alpha1.AnnotationTargets, "must be absolute paths, comma-separated")
+		}
+	}
+	return src
+}
+
+// confine is the directory that prefix means for the principal. A name that is more than one component of a path is none of a directory.
+func confine(prefix string, who warmpool.Principal) (string, bool) {
+	for name, value := range map[string]string{"${TEAM}": who.Team, "${KEY}": who.Key} {
+		if strings.Contains(prefix, name) && (value == "" || strings.ContainsAny(value, "/$")) {
+			return "", false
+		}
+		prefix = strings.ReplaceAll(prefix, name, value)
+	}
+	out, err := mount.Expand(prefix, nil)
+	return out, err == nil && out != ""
+}
+
+// within is whether target is one of the prefixes or below one.
+func within(target string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool {
+		return target == p || strings.HasPrefix(target, strings.TrimSuffix(p, "/")+"/")
+	})
 }
 
 // split takes a comma-separated list apart; blanks around items and empty items do not count.

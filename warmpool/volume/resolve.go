@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -21,6 +22,8 @@ type Request struct {
 	Specs     []mount.Spec      // as mount.Parse made them
 	// Drivers are the names of the drivers that this installation has.
 	Drivers []string
+	// Default is for volumes that name nobody; Unbound when empty.
+	Default Default
 }
 
 // Resolve turns the specs of a request into mounts, in their order. What is wrong with them is one mount.Faults with all of
@@ -67,7 +70,10 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 	if len(src.reasons) > 0 {
 		return m, nil
 	}
-	m.ReadOnly, m.Enforced = spec.ReadOnly || src.ReadOnly, src.ReadOnly
+	if src.targets != nil && !within(spec.Target, src.targets) {
+		res.fault(i, mount.FieldTarget, "PersistentVolume %q may be mounted below %s only", spec.Volume, strings.Join(src.targets, ", "))
+	}
+	m.ReadOnly, m.Prefix, m.Enforced = spec.ReadOnly || src.ReadOnly, src.Prefix, src.ReadOnly || src.Prefix != ""
 	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
 	m.AccessMode, m.Secret = src.AccessMode, src.Secret
 	return m, nil
@@ -88,6 +94,7 @@ func (res *resolution) fits(i int, spec mount.Spec) {
 // source is what a PersistentVolume says of every mount of it, or the reasons why the principal cannot mount it.
 type source struct {
 	mount.Mount
+	targets []string // below which it may be mounted; nil for everywhere
 	reasons []string
 }
 
@@ -116,10 +123,10 @@ func (res *resolution) read(ctx context.Context, name string) (source, error) {
 		return source{}, errors.New("the reader returned no PersistentVolume and no error")
 	}
 	// Whoever may not mount it learns nothing more of it, not even that it is there.
-	if !allowed(pv, res.req.Principal.Team) {
+	if !res.req.Default.allowed(pv, res.req.Principal) {
 		return source{reasons: []string{noSuchVolume}}, nil
 	}
-	src := translate(pv, res.req.Drivers)
+	src := restricted(translate(pv, res.req.Drivers), pv, res.req.Principal)
 	if pv.Spec.CSI == nil || pv.Spec.CSI.NodePublishSecretRef == nil || len(src.reasons) > 0 {
 		return src, nil
 	}

@@ -249,6 +249,110 @@ func TestWhoMayMountAVolume(t *testing.T) {
 	}
 }
 
+func annotated(kv ...string) func(*corev1.PersistentVolume) {
+	return func(pv *corev1.PersistentVolume) {
+		if pv.Annotations == nil {
+			pv.Annotations = map[string]string{}
+		}
+		for i := 0; i < len(kv); i += 2 {
+			pv.Annotations[kv[i]] = kv[i+1]
+		}
+	}
+}
+
+func TestAKeyMayBeNamedBesideTeams(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		volume  *corev1.PersistentVolume
+		allowed bool
+	}{
+		{"the key", tmpfs(annotated(v1alpha1.AnnotationKeys, "k0, k1")), true},
+		{"another key", tmpfs(annotated(v1alpha1.AnnotationKeys, "k2")), false},
+		{"another key, but the team", tmpfs(annotated(v1alpha1.AnnotationKeys, "k2", v1alpha1.AnnotationTeams, "red")), true},
+		{"the key, and another team", tmpfs(annotated(v1alpha1.AnnotationKeys, "k1", v1alpha1.AnnotationTeams, "blue")), true},
+	} {
+		_, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": c.volume}}, request(spec("pv")))
+		require.Equal(t, c.allowed, err == nil, c.name)
+	}
+}
+
+func TestTheDefaultIsForVolumesThatNameNobody(t *testing.T) {
+	bound := func(pv *corev1.PersistentVolume) { pv.Spec.ClaimRef = &corev1.ObjectReference{Name: "db"} }
+	for _, c := range []struct {
+		rule                             volume.Default
+		unbound, bound, named, ofAnother bool
+	}{
+		{"", true, false, true, false},
+		{volume.Unbound, true, false, true, false},
+		{volume.Deny, false, false, true, false},
+		{volume.Allow, true, true, true, false},
+	} {
+		may := func(pv *corev1.PersistentVolume) bool {
+			req := request(spec("pv"))
+			req.Default = c.rule
+			_, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": pv}}, req)
+			return err == nil
+		}
+		require.Equal(t, c.unbound, may(tmpfs()), "%q, unbound", c.rule)
+		require.Equal(t, c.bound, may(tmpfs(bound)), "%q, bound", c.rule)
+		require.Equal(t, c.named, may(tmpfs(bound, annotated(v1alpha1.AnnotationTeams, "red"))), "%q, named", c.rule)
+		require.Equal(t, c.ofAnother, may(tmpfs(annotated(v1alpha1.AnnotationTeams, "blue"))), "%q, of another team", c.rule)
+	}
+	var d volume.Default
+	require.NoError(t, d.Set("deny"))
+	require.Equal(t, volume.Deny, d)
+	require.ErrorContains(t, d.Set("maybe"), "unbound, deny or allow")
+}
+
+func TestWhatAVolumesOwnerDemandsHoldsForEveryMount(t *testing.T) {
+	resolve := func(s mount.Spec, kv ...string) (mount.Mount, error) {
+		ms, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs(annotated(kv...))}}, request(s))
+		return ms[0], err
+	}
+	m, err := resolve(mount.Spec{ID: "m", Volume: "pv", Target: "/data", SubPath: "a"}, v1alpha1.AnnotationSubPath, "tenants/${TEAM}/${KEY}")
+	require.NoError(t, err)
+	require.Equal(t, "tenants/red/k1", m.Prefix)
+	require.Equal(t, "a", m.SubPath, "what was asked stays what was asked")
+	require.True(t, m.Enforced)
+	m, err = resolve(spec("pv"), v1alpha1.AnnotationReadOnly, "true")
+	require.NoError(t, err)
+	require.True(t, m.ReadOnly && m.Enforced)
+	m, err = resolve(spec("pv"), v1alpha1.AnnotationReadOnly, "false")
+	require.NoError(t, err)
+	require.False(t, m.ReadOnly || m.Enforced)
+	_, err = resolve(spec("pv"), v1alpha1.AnnotationTargets, "/mnt, /data")
+	require.NoError(t, err)
+	_, err = resolve(mount.Spec{ID: "m", Volume: "pv", Target: "/data/x"}, v1alpha1.AnnotationTargets, "/data")
+	require.NoError(t, err)
+	_, err = resolve(mount.Spec{ID: "m", Volume: "pv", Target: "/database"}, v1alpha1.AnnotationTargets, "/mnt,/data")
+	require.Equal(t, mount.Faults{{Field: mount.FieldTarget, Reason: `PersistentVolume "pv" may be mounted below /mnt, /data only`}}, err)
+
+	for _, c := range [][2]string{
+		{v1alpha1.AnnotationReadOnly, "yes"},
+		{v1alpha1.AnnotationReadOnly, ""},
+		{v1alpha1.AnnotationSubPath, ""},
+		{v1alpha1.AnnotationSubPath, "/tenants"},
+		{v1alpha1.AnnotationSubPath, "../${TEAM}"},
+		{v1alpha1.AnnotationSubPath, "${SANDBOX_ID}"},
+		{v1alpha1.AnnotationTargets, ""},
+		{v1alpha1.AnnotationTargets, "data"},
+		{v1alpha1.AnnotationTargets, "/data/../etc"},
+	} {
+		_, err := resolve(spec("pv"), c[0], c[1])
+		require.ErrorContains(t, err, c[0], "%q", c)
+	}
+}
+
+func TestATeamsNameCannotLeaveItsDirectory(t *testing.T) {
+	for _, team := range []string{"..", "a/b", "../blue", ".", "", "${KEY}"} {
+		req := request(spec("pv"))
+		req.Principal.Team = team
+		pv := tmpfs(annotated(v1alpha1.AnnotationSubPath, "tenants/${TEAM}"))
+		_, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": pv}}, req)
+		require.Error(t, err, "%q", team)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	good := secret(map[string]string{"akId": "canary-id", "akSecret": "canary-secret"})
 	cases := []struct {

@@ -30,6 +30,15 @@ const (
 	AnnotationNetwork = "sandgate.dev/network"
 	// AnnotationTeams of a PersistentVolume: comma-separated teams that may mount it; required when it has a claimRef.
 	AnnotationTeams = "sandgate.dev/teams"
+	// AnnotationKeys of a PersistentVolume: comma-separated public IDs of API keys that may mount it, beside the teams.
+	AnnotationKeys = "sandgate.dev/keys"
+	// AnnotationSubPath of a PersistentVolume: the directory that every mount is confined to, such as tenants/${TEAM}; ${KEY} is the API
+	// key's public ID. Sub paths of requests lie in it.
+	AnnotationSubPath = "sandgate.dev/sub-path"
+	// AnnotationReadOnly of a PersistentVolume: "true" makes every mount of it read-only.
+	AnnotationReadOnly = "sandgate.dev/read-only"
+	// AnnotationTargets of a PersistentVolume: comma-separated absolute paths of sandboxes; it is mounted at or below one of them.
+	AnnotationTargets = "sandgate.dev/targets"
 	// AnnotationRuntimes of a pod that nobody here makes: comma-separated runtimes that the admission webhook injects.
 	AnnotationRuntimes = "sandgate.dev/inject-runtimes"
 	// AnnotationAgentSecret of a pod with AnnotationRuntimes: the Secret, beside it, with the certificate of its agent.
