@@ -127,7 +127,10 @@ func signed(t *testing.T, req *http.Request, body, service string) {
 }
 
 // issue makes a key with a token that is good until it is revoked.
-func (i *issuer) issue(t *testing.T) mount.Secret {
+func (i *issuer) issue(t *testing.T) mount.Secret { return i.issueFor(t, "") }
+
+// issueFor makes one that may do only what a policy says.
+func (i *issuer) issueFor(t *testing.T, policy string) mount.Secret {
 	t.Helper()
 	name, until := rand.Text(), time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	out := mount.Secret{
@@ -137,7 +140,7 @@ func (i *issuer) issue(t *testing.T) mount.Secret {
 	book["sessions"].(map[string]any)[out["AccessKeyId"]] = map[string]any{
 		"accessKeyId": out["AccessKeyId"], "secretAccessKey": out["AccessKeySecret"], "sessionToken": out["SecurityToken"],
 		"roleArn": i.role["Arn"], "roleName": "reader", "roleId": i.role["RoleID"], "roleSessionName": "test",
-		"createDate": time.Now().UTC(), "expiration": until,
+		"createDate": time.Now().UTC(), "expiration": until, "policy": policy,
 	}
 	b, err := json.Marshal(book)
 	require.NoError(t, err)

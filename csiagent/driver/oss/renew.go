@@ -21,7 +21,7 @@ func (d *Driver) hold(v *volume, l launch) (h holder, r room, err error) {
 		return nil, r, err
 	}
 	if l.signed {
-		h, err = newSigner(r, originOf(v.endpoint, v.bucket), v.keys, d.dialer().DialContext, d.config.Logger)
+		h, err = newSigner(r, originOf(v), v.keys, d.dialer().DialContext, d.config.Logger)
 	} else {
 		h, err = newTokens(r, v.keys)
 	}

@@ -90,6 +90,35 @@ func TestATokenIsReplacedWithoutAFailedReadOrWrite(t *testing.T) {
 	require.ErrorIs(t, w.Renew(t.Context(), src.Client, i.mount(mount.Secret{"akId": "AKCANARY", "akSecret": "SKCANARY"})), mount.ErrInvalid)
 }
 
+func TestATokenForATenantsPrefixIsAllThatItsMountNeeds(t *testing.T) {
+	i, w := startIssuer(t), newWorld(t)
+	for _, tenant := range []string{"a", "b"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(i.dir, "data", "team", tenant), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(i.dir, "data", "team", tenant, "f"), []byte(tenant), 0o600))
+	}
+	scoped := i.issueFor(t, `{"Version":"2012-10-17","Statement":[
+		{"Effect":"Allow","Action":"s3:ListBucket","Resource":"arn:aws:s3:::data","Condition":{"StringLike":{"s3:prefix":["team/a/*"]}}},
+		{"Effect":"Allow","Action":["s3:GetObject","s3:PutObject","s3:DeleteObject"],"Resource":["arn:aws:s3:::data/team/a","arn:aws:s3:::data/team/a/*"]}]}`)
+	m := i.mount(scoped)
+	m.Attributes["path"], m.SubPath = "/team", "a"
+	w.up(t, m)
+	b, err := os.ReadFile(filepath.Join(w.dir, "f"))
+	require.NoError(t, err)
+	require.Equal(t, "a", string(b))
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "g"), []byte("x"), 0o600))
+
+	other, v := i.mount(scoped), newWorld(t)
+	other.Attributes["path"], other.SubPath = "/team", "b"
+	src, err := v.Mount(t.Context(), other, v.dir)
+	if err == nil {
+		require.Error(t, v.read(t, src))
+		require.NoError(t, src.Root.Close())
+		err = v.Explain(t.Context(), src.Client)
+		require.NoError(t, v.Unmount(t.Context(), v.dir, src.Client))
+	}
+	require.ErrorIs(t, err, mount.ErrDenied, "the store keeps the tenants apart, whatever the client does")
+}
+
 func TestATokenIsInNothingThatTheClientShows(t *testing.T) {
 	i, w := startIssuer(t), newWorld(t)
 	secret := i.issue(t)
@@ -169,7 +198,7 @@ func TestNobodyIsSignedForElsewhere(t *testing.T) {
 	r, err := newRoom()
 	require.NoError(t, err)
 	d := New(Config{})
-	s, err := newSigner(r, originOf(to, "data"), credentials{id: "AK", secret: "SK", token: "T"}, d.dialer().DialContext, d.config.Logger)
+	s, err := newSigner(r, origin{to.Scheme, to.Host, "data", ""}, credentials{id: "AK", secret: "SK", token: "T"}, d.dialer().DialContext, d.config.Logger)
 	require.NoError(t, err)
 	defer s.close()
 	ask := func(host, authorization string) int {

@@ -11,8 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/url"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -40,6 +40,7 @@ type origin struct {
 	Scheme string `json:"scheme"`
 	Host   string `json:"host"`
 	Bucket string `json:"bucket"`
+	Prefix string `json:"prefix,omitempty"` // all that a client gets to see of the bucket
 }
 
 // kept is what a signer leaves in its client's room for the agent after it.
@@ -139,6 +140,9 @@ func (s *signer) send(next http.RoundTripper, r *http.Request) (*http.Response, 
 	g.busy.Add(1)
 	s.mu.RUnlock()
 	defer g.busy.Done() // with the answer's head: the store has looked at the signature
+	if refusal := s.origin.confine(r); refusal != nil {
+		return refusal, nil
+	}
 	if err := sign(r, g.keys); err != nil {
 		return nil, err
 	}
@@ -183,4 +187,6 @@ func (s *signer) close() {
 	s.room.close()
 }
 
-func originOf(u *url.URL, bucket string) origin { return origin{u.Scheme, u.Host, bucket} }
+func originOf(v *volume) origin {
+	return origin{v.endpoint.Scheme, v.endpoint.Host, v.bucket, strings.TrimPrefix(v.prefix, "/")}
+}
