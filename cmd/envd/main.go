@@ -45,6 +45,7 @@ func serve(log *slog.Logger) error {
 	flag.StringVar(&cfg.SandboxID, "sandbox-id", "", "this sandbox's id, for which /init must be signed")
 	addr := flag.String("addr", "0.0.0.0", "address to listen on")
 	port := flag.Int("port", envd.Port, "port to listen on")
+	inherit := flag.Bool("inherit-env", false, "commands get this program's environment, where it is the container's")
 	version := flag.Bool("version", false, "print the version of the wire and exit")
 	into := flag.String("install", "", "put this program and the starter into a directory and exit")
 	flag.Parse()
@@ -54,6 +55,9 @@ func serve(log *slog.Logger) error {
 	if *version {
 		fmt.Println(envd.Version)
 		return nil
+	}
+	if *inherit {
+		cfg.Container = os.Environ()
 	}
 	daemon, err := envd.New(cfg)
 	if err != nil {

@@ -23,6 +23,7 @@ finally:
 sandbox = Sandbox.create("nonroot", timeout=120, metadata=volume(OSS, "/data", "nonroot"))
 try:
     assert sandbox.commands.run("id -u; echo mine > /data/file; stat -c %u /data/file; cat /data/file").stdout == "1000\n1000\nmine\n"
+    assert sandbox.commands.run("echo $FROM_POD $PLAIN $HOME").stdout == "default yes /home/user\n"
     assert sandbox.commands.run("grep CapEff /proc/self/status").stdout.split()[1].strip("0") == ""
     print("nonroot: root is answered with:", refused("root", lambda: sandbox.commands.run("true", user="root", timeout=10))[:160])
 finally:

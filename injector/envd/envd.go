@@ -37,9 +37,11 @@ type Config struct {
 	InitKey   string
 	SandboxID string
 	// Path is where commands are searched.
-	Path  string
-	Clock clock.PassiveClock
-	Log   *slog.Logger
+	Path string
+	// Container are the container's own variables, NAME=value, that commands get: its image's and its template's.
+	Container []string
+	Clock     clock.PassiveClock
+	Log       *slog.Logger
 }
 
 // Server is the daemon.
@@ -77,7 +79,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Log.Warn("single-user mode: without root, or without the right to change users, all runs as the daemon's own user", "user", self.Name)
 	}
 	s := &Server{
-		processes:  process.New(process.Config{Accounts: accounts, Env: state.Env, Path: cfg.Path, Clock: cfg.Clock, Log: cfg.Log}),
+		processes:  process.New(process.Config{Accounts: accounts, Env: state.Env, Container: cfg.Container, Path: cfg.Path, Clock: cfg.Clock, Log: cfg.Log}),
 		filesystem: filesystem.New(accounts, cfg.Log),
 		idle:       newIdle(),
 	}

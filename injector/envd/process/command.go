@@ -89,9 +89,15 @@ func credential(who account.Account) *syscall.Credential {
 	return c
 }
 
-// environment layers the daemon's path, the user, the sandbox's variables and the command's own; later ones win.
+// environment layers the container's variables, the daemon's path, the user, the sandbox's variables and the command's own; later ones win.
 func (s *Service) environment(own map[string]string, who account.Account) map[string]string {
-	env := map[string]string{"PATH": s.cfg.Path, "HOME": who.Home, "USER": who.Name, "LOGNAME": who.Name, "SHELL": "/bin/bash"}
+	env := map[string]string{}
+	for _, v := range s.cfg.Container {
+		if name, value, ok := strings.Cut(v, "="); ok {
+			env[name] = value
+		}
+	}
+	maps.Copy(env, map[string]string{"PATH": s.cfg.Path, "HOME": who.Home, "USER": who.Name, "LOGNAME": who.Name, "SHELL": "/bin/bash"})
 	if s.cfg.Env != nil {
 		maps.Copy(env, s.cfg.Env())
 	}

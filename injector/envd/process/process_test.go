@@ -181,6 +181,18 @@ func TestVariablesAreLayered(t *testing.T) {
 	require.Equal(t, "11", lines[2])
 }
 
+func TestTheContainersVariablesAreBelowAllOthers(t *testing.T) {
+	s := New(Config{
+		Container: []string{"IMAGE=kept", "HOME=/root", "PATH=/image", "LAYER=container", "A=b=c", "nonsense"}, Path: "/image",
+		Env: func() map[string]string { return map[string]string{"LAYER": "sandbox"} },
+	})
+	got := s.environment(map[string]string{"OWN": "1"}, account.Account{Name: "user", Home: "/home/user"})
+	require.Equal(t, map[string]string{
+		"IMAGE": "kept", "A": "b=c", "PATH": "/image", "HOME": "/home/user", "USER": "user", "LOGNAME": "user", "SHELL": "/bin/bash",
+		"LAYER": "sandbox", "OWN": "1",
+	}, got)
+}
+
 func TestWhatCannotStartIsRefusedWithItsReason(t *testing.T) {
 	w := newWorld(t)
 	cwd := func(dir string) *processpb.StartRequest {

@@ -29,6 +29,8 @@ type Config struct {
 	Accounts *account.Directory
 	// Env gives the sandbox's variables, asked at each start.
 	Env func() map[string]string
+	// Container are variables, NAME=value, that every command gets unless something else says otherwise.
+	Container []string
 	// Path is where commands are searched, unless the sandbox's or the command's own variables say otherwise.
 	Path  string
 	Clock clock.PassiveClock
