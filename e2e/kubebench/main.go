@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string) error {
 	fs.StringVar(&urls, "gateways", "http://127.0.0.1:3001,http://127.0.0.1:3002,http://127.0.0.1:3003", "bench, herd: comma-separated addresses of the replicas")
 	fs.StringVar(&metrics, "metrics", "http://127.0.0.1:3101,http://127.0.0.1:3102,http://127.0.0.1:3103", "bench: comma-separated addresses of their metrics")
 	fs.IntVar(&cfg.n, "n", 2000, "bench: creates in each row")
-	fs.DurationVar(&cfg.pace, "pace", 80*time.Millisecond, "bench: time between two creates; the pool refills meanwhile")
+	fs.DurationVar(&cfg.pace, "pace", 250*time.Millisecond, "bench: time between two creates; the pool must be able to refill meanwhile")
 	fs.IntVar(&cfg.small, "small", 50, "bench: size of the small pool")
 	fs.IntVar(&cfg.large, "large", 5000, "bench: size of the large pool")
 	fs.StringVar(&rows, "rows", "create,tmpfs,storm,large,parallel", "bench: comma-separated rows to run")
