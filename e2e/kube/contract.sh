@@ -11,6 +11,7 @@ check "its file is an object of the bucket" grep -q "written by a command" "$WOR
 check "a sandbox gets ready again" ready "$TEMPLATE"
 check "several volumes, refusals, kill, Python" sdk e2e/kube/volumes.py
 check "a sandbox gets ready again" ready "$TEMPLATE"
+check "a team's directory is all that it sees of a volume" grep -qx mine "$WORK/objects/$BUCKET/tenants/admin/a/file"
 check "the same by the JS SDK" js e2e/kube/volumes.mjs
 check "a sandbox gets ready again" ready "$TEMPLATE"
 check "a volume comes back after its agent was killed" sdk e2e/kube/heal.py

@@ -7,15 +7,16 @@ CONFIG = "e2b.agents.kruise.io/csi-volume-config"
 TEMPLATE = "code-interpreter-inject-test"
 
 try:
-    Sandbox.create(TEMPLATE, metadata={CONFIG: '[{"pvName":"no-such-pv","mountPath":"/a"},{"pvName":"scratch","mountPath":"/proc/x"}]'})
+    Sandbox.create(TEMPLATE, metadata={CONFIG: '[{"pvName":"no-such-pv","mountPath":"/a"},{"pvName":"scratch","mountPath":"/proc/x"},{"pvName":"tenants","mountPath":"/data"}]'})
     raise SystemExit("bad volumes were accepted")
 except SandboxException as e:
-    for place in ("csi-volume-config[0].pvName", "csi-volume-config[1].mountPath"):
+    for place in ("csi-volume-config[0].pvName", "csi-volume-config[1].mountPath", "csi-volume-config[2].mountPath"):
         assert place in str(e), e
 
 sandbox = Sandbox.create(TEMPLATE, timeout=120, envs={"WHO": "me"}, metadata={CONFIG: json.dumps([
     {"pvName": "scratch", "mountPath": "/scratch"},
     {"pvName": "oss-pv-sandbox-system", "mountPath": "/data", "subPath": "many"},
+    {"pvName": "tenants", "mountPath": "/shared/mine", "subPath": "a"},
     {"pvName": "oss-pv-sandbox-system", "mountPath": "/data-ro", "subPath": "many", "readOnly": True},
 ])})
 try:
@@ -26,6 +27,7 @@ try:
     assert run("cat /scratch/a /data/b") == "one\ntwo"
     assert run("touch /data-ro/c 2>&1 || true").endswith("Read-only file system")
     assert run("stat -f -c %T /scratch /data") == "tmpfs\nfuseblk", run("stat -f -c %T /scratch /data")
+    run("echo mine > /shared/mine/file")
     sandbox.files.write("/data/d", "by the files API")
     assert sandbox.files.read("/data/d") == "by the files API"
     # A service that listens on the loopback only, as development servers do.
