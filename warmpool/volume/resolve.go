@@ -64,7 +64,7 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 		res.fault(i, mount.FieldVolume, "%s", reason)
 	}
 	m := mount.Mount{Spec: spec, Owner: res.req.Template.Owner}
-	if main := res.req.Template.Containers; len(main) > 0 && spec.Container == main[0] {
+	if spec.Container == main(res.req.Template) {
 		m.Container = "" // one name for one place: the identity of a mount holds its container
 	}
 	if len(src.reasons) > 0 {
@@ -85,10 +85,22 @@ func (res *resolution) fits(i int, spec mount.Spec) {
 	if i == 0 && !slices.Contains(t.Runtimes, v1alpha1.RuntimeCSI) {
 		res.fault(i, mount.FieldContainer, "template %q cannot mount volumes: its runtimes do not include %q", t.Name, v1alpha1.RuntimeCSI)
 	}
-	if spec.Container != "" && !slices.Contains(t.Containers, spec.Container) {
-		res.fault(i, mount.FieldContainer, "template %q has no container of that name", t.Name)
+	switch main := main(t); {
+	case spec.Container == "" || spec.Container == main:
+	case slices.Contains(t.Containers, spec.Container):
+		res.fault(i, mount.FieldContainer, "only the first container, %q, can have mounts so far; leave it out", main)
+	default:
+		res.fault(i, mount.FieldContainer, "template %q has no container of that name; only its first, %q, can have mounts so far: leave it out", t.Name, main)
 	}
 	res.faults = append(res.faults, unexpandable(spec.SubPath, res.req.Metadata).At(i)...)
+}
+
+// main is the name of a template's first container, which is the sandbox.
+func main(t warmpool.Template) string {
+	if len(t.Containers) == 0 {
+		return ""
+	}
+	return t.Containers[0]
 }
 
 // source is what a PersistentVolume says of every mount of it, or the reasons why the principal cannot mount it.

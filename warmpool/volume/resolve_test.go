@@ -376,6 +376,7 @@ func TestRefusals(t *testing.T) {
 		}), good, nil, mount.FieldVolume, "name its Secret in nodePublishSecretRef"},
 		{"a Secret of another namespace", oss(func(pv *corev1.PersistentVolume) { pv.Spec.CSI.NodePublishSecretRef.Namespace = "default" }), good, nil, mount.FieldVolume, "must be in namespace sandbox-system"},
 		{"a template without csi", tmpfs(), nil, func(r *volume.Request) { r.Template.Runtimes = []string{"agent-runtime"} }, mount.FieldContainer, `runtimes do not include "csi"`},
+		{"a container that is not the first", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].Container = "side" }, mount.FieldContainer, `only the first container, "sandbox"`},
 		{"a container that is not there", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].Container = "nope" }, mount.FieldContainer, "no container of that name"},
 		{"a placeholder without its metadata", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].SubPath = "u/${USER_ID}" }, mount.FieldSubPath, "USER_ID"},
 		{"a placeholder that climbs", tmpfs(), nil, func(r *volume.Request) {
@@ -438,12 +439,18 @@ func TestAReaderThatFailsIsUnavailable(t *testing.T) {
 }
 
 func TestTheMainContainerHasOneName(t *testing.T) {
-	s, side := spec("pv"), spec("pv")
-	s.Container, side.Container = "sandbox", "side"
-	got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs()}}, request(s, side))
+	s := spec("pv")
+	s.Container = "sandbox"
+	got, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs()}}, request(s))
 	require.NoError(t, err)
 	require.Empty(t, got[0].Container)
-	require.Equal(t, "side", got[1].Container)
+}
+
+func TestAVolumesHandleIsToldWhoeverMayMountIt(t *testing.T) {
+	r := &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs()}, fail: map[string]error{"away": errors.New("etcd is down")}}
+	require.NotEmpty(t, volume.Handle(t.Context(), r, "pv"))
+	require.Empty(t, volume.Handle(t.Context(), r, "missing"))
+	require.Empty(t, volume.Handle(t.Context(), r, "away"))
 }
 
 func TestPlaceholdersAreFilledInOnceTheSandboxIsKnown(t *testing.T) {
