@@ -110,6 +110,12 @@ type Mount struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Container string `json:"container,omitempty"`
+	// AllowNonEmpty accepts a directory at path that has entries; the mount hides them. Default false.
+	// +optional
+	AllowNonEmpty bool `json:"allowNonEmpty,omitempty"`
+	// RequestedAt is when a request over the API asked for the mount, which the request makes then; none for one that somebody adds here.
+	// +optional
+	RequestedAt *metav1.MicroTime `json:"requestedAt,omitempty"`
 }
 
 // Principal is who asked.
