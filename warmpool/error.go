@@ -25,6 +25,9 @@ const (
 // ErrUnreachable marks errors of a claimed sandbox that cannot be used, through no fault of the request: take another.
 var ErrUnreachable = errors.New("sandbox unreachable")
 
+// ErrDataLoss marks errors that tell of a volume which was unmounted, though what its sandbox wrote last may not have reached the storage.
+var ErrDataLoss = errors.New("unmounted, but its last writes may be missing")
+
 // Error is an error whose Message is for the caller to act on. Err is for the log only.
 type Error struct {
 	Code       Code

@@ -67,7 +67,9 @@ type Sandbox struct {
 	// Token opens the in-sandbox daemon; only its owner gets to see it.
 	Token         Token
 	AllowInternet bool
-	Mounts        []MountStatus
+	// MadeFrom is its template as it was when the sandbox was made, without the counts of a pool: what can be mounted depends on it.
+	MadeFrom Template
+	Mounts   []MountStatus
 }
 
 // Resources are a sandbox's limits.

@@ -65,15 +65,20 @@ func (p Policy) Admit(ms []Mount) error {
 // Beside returns nil when s may be mounted beside those that are there already, else Faults with index 0. It is the part of Admit that
 // is about more than one mount.
 func (p Policy) Beside(there []Spec, s Spec) error {
-	var faults Faults
-	for _, b := range there {
-		faults = append(faults, clashes(b, s)...)
-	}
+	faults := Clashes(there, s)
 	if len(there) >= p.MaxMounts {
 		reason := fmt.Sprintf("a sandbox may have at most %d mounts and this one has %d; unmount one first", p.MaxMounts, len(there))
 		faults = append(faults, Fault{Field: FieldVolume, Reason: reason})
 	}
 	return faults.Err()
+}
+
+// Clashes are the mounts of there that leave no room for s: equal or nested targets, equal IDs. Their index is 0.
+func Clashes(there []Spec, s Spec) (out Faults) {
+	for _, b := range there {
+		out = append(out, clashes(b, s)...)
+	}
+	return out
 }
 
 // mountFaults are the things wrong with m on its own, with index 0.
