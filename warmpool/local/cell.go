@@ -201,6 +201,14 @@ func (c *cell) Isolate(ctx context.Context) error { return netns.Disconnect(ctx,
 // Publish implements box.
 func (c *cell) Publish(ctx context.Context, m mount.Mount) error { return c.node.Publish(ctx, m) }
 
+// Unpublish implements box.
+func (c *cell) Unpublish(ctx context.Context, target string, force bool) error {
+	if force {
+		return c.node.Unpublish(ctx, node.Identity{Target: target})
+	}
+	return c.node.UnpublishIdle(ctx, node.Identity{Target: target})
+}
+
 // Look implements box.
 func (c *cell) Look(ctx context.Context) map[string]string {
 	out := map[string]string{}

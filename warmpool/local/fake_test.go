@@ -36,7 +36,9 @@ type fake struct {
 	endFail error
 	uplink  mount.Process
 	publish func(ctx context.Context, m mount.Mount) error
-	init    func(ctx context.Context, token warmpool.Token, env map[string]string) error
+	// unpublish is publish's opposite
+	unpublish func(ctx context.Context, target string, force bool) error
+	init      func(ctx context.Context, token warmpool.Token, env map[string]string) error
 }
 
 func newFake() *fake {
@@ -168,6 +170,13 @@ func (b *fakeBox) Isolate(context.Context) error {
 func (b *fakeBox) Publish(ctx context.Context, m mount.Mount) error {
 	if b.fake.publish != nil {
 		return b.fake.publish(ctx, m)
+	}
+	return nil
+}
+
+func (b *fakeBox) Unpublish(ctx context.Context, target string, force bool) error {
+	if b.fake.unpublish != nil {
+		return b.fake.unpublish(ctx, target, force)
 	}
 	return nil
 }

@@ -103,10 +103,11 @@ type sandbox struct {
 	cancel  context.CancelFunc // of a Start under way
 	ending  bool
 	retry   time.Time     // when to try ending it again
+	dying   chan struct{} // closed when its end begins
 	ended   chan struct{} // closed when nothing is left of it
 
-	starting sync.Mutex // held by Start, and by an ending that waits for it
-	saving   sync.Mutex // orders writes of the record
+	starting sync.RWMutex // held by Start, for reading by changes of its mounts, and by an ending that waits for them
+	saving   sync.Mutex   // orders writes of the record
 }
 
 func newBackend(cfg Pool, log *slog.Logger, m machine, key []byte, size machineSize, made, version string) (*Backend, error) {
@@ -219,7 +220,7 @@ func (b *Backend) view(s *sandbox) warmpool.Sandbox {
 	out := warmpool.Sandbox{
 		ID: s.ID, Template: s.Template, Aliases: slices.Clone(s.Aliases), Principal: s.Principal, State: s.State, Reason: s.reason,
 		Metadata: clone(s.Metadata), StartedAt: s.StartedAt, EndAt: s.EndAt, Resources: s.Resources, EnvdVersion: b.version,
-		Token: b.token(s.record), AllowInternet: s.Internet,
+		Token: b.token(s.record), AllowInternet: s.Internet, MadeFrom: b.madeFrom(s.record),
 	}
 	for _, spec := range s.Mounts {
 		out.Mounts = append(out.Mounts, s.status(spec))
@@ -232,10 +233,22 @@ func (s *sandbox) status(spec mount.Spec) warmpool.MountStatus {
 	switch {
 	case s.faults[spec.ID] != "":
 		st.Phase, st.Message = warmpool.MountFailed, s.faults[spec.ID]
-	case s.State == warmpool.Running:
+	case !st.MountedAt.IsZero():
 		st.Phase = warmpool.MountReady
 	}
 	return st
+}
+
+// madeFrom is the template that a sandbox was made from; its set may be another one by now, or gone.
+func (b *Backend) madeFrom(r record) warmpool.Template {
+	t := warmpool.Template{
+		Name: r.Template, Aliases: slices.Clone(r.Aliases), Resources: r.Resources, EnvdVersion: b.version,
+		Runtimes: r.Runtimes, Containers: r.Containers, Reserved: r.Reserved, Owner: r.Owner,
+	}
+	if p := b.pools[r.Template]; p != nil && len(r.Containers) == 0 {
+		t.Runtimes, t.Containers, t.Reserved, t.Owner = p.runtimes, p.names, p.reserved, p.owner
+	}
+	return t
 }
 
 func (b *Backend) token(r record) warmpool.Token {

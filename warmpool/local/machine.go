@@ -36,6 +36,8 @@ type box interface {
 	// Isolate takes the network away, for good.
 	Isolate(ctx context.Context) error
 	Publish(ctx context.Context, m mount.Mount) error
+	// Unpublish takes away what is mounted at a target; one in use stays unless force. Errors are those of node.
+	Unpublish(ctx context.Context, target string, force bool) error
 	// Look says what is wrong with published mounts, by id; one that works is not in it. It asks the storage.
 	Look(ctx context.Context) map[string]string
 	Usage() (sample, error)

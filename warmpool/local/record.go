@@ -13,11 +13,17 @@ import (
 
 // record is what is kept of a sandbox across a restart of this process: never a token, a secret or the value of a variable.
 type record struct {
-	ID        warmpool.ID          `json:"id"`
-	Template  string               `json:"template"`
-	Aliases   []string             `json:"aliases,omitempty"`
-	Revision  string               `json:"revision"`
-	Resources warmpool.Resources   `json:"resources"`
+	ID        warmpool.ID        `json:"id"`
+	Template  string             `json:"template"`
+	Aliases   []string           `json:"aliases,omitempty"`
+	Revision  string             `json:"revision"`
+	Resources warmpool.Resources `json:"resources"`
+	// What it was made from, as far as it matters to what can be mounted. Containers is empty in records of earlier versions.
+	Runtimes   []string    `json:"runtimes,omitempty"`
+	Containers []string    `json:"containers,omitempty"`
+	Reserved   []string    `json:"reserved,omitempty"`
+	Owner      mount.Owner `json:"owner,omitzero"`
+
 	State     warmpool.State       `json:"state"`
 	Process   mount.Process        `json:"process"` // the container's first
 	Uplink    mount.Process        `json:"uplink"`  // the network's, zero when there is none

@@ -61,6 +61,7 @@ func (b *Backend) end(s *sandbox) {
 		return
 	}
 	s.ending = true
+	close(s.dying)
 	if s.cancel != nil {
 		s.cancel()
 	}
@@ -72,7 +73,7 @@ func (b *Backend) end(s *sandbox) {
 
 // finish ends s, or leaves it for another try.
 func (b *Backend) finish(s *sandbox) {
-	s.starting.Lock() // a Start under way has been cancelled: what it began is undone here
+	s.starting.Lock() // what is under way has been cancelled: what it began is undone here
 	defer s.starting.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.EndTimeout)
 	defer cancel()

@@ -245,8 +245,9 @@ func (b *Backend) bringUp(ctx context.Context, id warmpool.ID, p plan) (*sandbox
 	if err != nil {
 		return nil, err
 	}
-	s := &sandbox{box: made, made: b.cfg.Clock.Now(), ended: make(chan struct{}), record: record{
+	s := &sandbox{box: made, made: b.cfg.Clock.Now(), dying: make(chan struct{}), ended: make(chan struct{}), record: record{
 		ID: id, Template: p.name, Aliases: p.aliases, Revision: p.revision, Resources: p.resources, State: warmpool.Available,
+		Runtimes: p.runtimes, Containers: p.names, Reserved: p.reserved, Owner: p.owner,
 		Process: made.Process(), Uplink: made.Uplink(),
 	}}
 	if err := b.machine.Save(s.record); err != nil {
@@ -383,9 +384,12 @@ func (b *Backend) discard(ctx context.Context, r record, why string) {
 func (b *Backend) takeOver(ctx context.Context, r record, found box) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := &sandbox{record: r, box: found, made: time.Time{}, ended: make(chan struct{})}
+	s := &sandbox{record: r, box: found, made: time.Time{}, dying: make(chan struct{}), ended: make(chan struct{})}
 	s.Uplink = found.Uplink()
 	b.sandboxes[r.ID] = s
+	if r.State == warmpool.Running {
+		b.dropUnfinished(s)
+	}
 	b.work.Go(func() { b.guard(ctx, s) })
 	if r.State == warmpool.Available {
 		p := b.pools[r.Template]

@@ -1,0 +1,212 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/start"
+)
+
+// Publish mounts a volume into a running sandbox. It is in the record before it is in the sandbox, so that a process that dies in
+// between leaves nothing that the next one does not find.
+func (b *Backend) Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (warmpool.MountStatus, bool, error) {
+	ctx, s, done, err := b.change(ctx, id)
+	if err != nil {
+		return warmpool.MountStatus{}, false, err
+	}
+	defer done()
+	made, err := b.intend(s, m)
+	if err != nil {
+		return warmpool.MountStatus{}, false, err
+	}
+	err = start.Mounted(m, s.box.Publish(ctx, m))
+	var st warmpool.MountStatus
+	if err == nil {
+		st, err = b.mounted(s, m)
+	}
+	if err == nil {
+		return st, made, nil
+	}
+	if made {
+		err = errors.Join(err, b.forget(s, m.ID))
+	}
+	select {
+	case <-s.dying: // it is to blame before its volume is
+		err = codeless(id)
+	default:
+	}
+	return warmpool.MountStatus{}, false, err
+}
+
+// Unpublish takes a mount from a running sandbox.
+func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error {
+	ctx, s, done, err := b.change(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	spec, err := b.asked(s, m.ID)
+	if err != nil {
+		return err
+	}
+	err = start.Unmounted(spec, s.box.Unpublish(ctx, spec.Target, force))
+	if err != nil && !errors.Is(err, warmpool.ErrDataLoss) {
+		return err
+	}
+	if kept := b.forget(s, m.ID); kept != nil {
+		return kept
+	}
+	return err
+}
+
+// change begins a change of a running sandbox's mounts, which its end cuts short and waits for.
+func (b *Backend) change(ctx context.Context, id warmpool.ID) (context.Context, *sandbox, func(), error) {
+	if err := b.ready(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	b.mu.Lock()
+	s := b.sandboxes[id]
+	b.mu.Unlock()
+	if s == nil {
+		return nil, nil, nil, codeless(id)
+	}
+	s.starting.RLock()
+	b.mu.Lock()
+	running := s.claimed() && s.State == warmpool.Running
+	b.mu.Unlock()
+	if !running {
+		s.starting.RUnlock()
+		return nil, nil, nil, codeless(id)
+	}
+	b.active.enter()
+	within, cancel := context.WithCancel(ctx)
+	go func() { // ends with the change
+		select {
+		case <-s.dying:
+			cancel()
+		case <-within.Done():
+		}
+	}()
+	return within, s, func() {
+		cancel()
+		b.active.leave()
+		s.starting.RUnlock()
+	}, nil
+}
+
+// intend writes down that m is wanted, and says whether it was not before.
+func (b *Backend) intend(s *sandbox, m mount.Mount) (bool, error) {
+	b.mu.Lock()
+	if slices.ContainsFunc(s.Mounts, m.Is) {
+		b.mu.Unlock()
+		return false, nil
+	}
+	if err := start.Beside(s.Mounts, m.Spec); err != nil {
+		b.mu.Unlock()
+		return false, err
+	}
+	s.Mounts = append(slices.Clone(s.Mounts), m.Spec) // a record that is being written keeps its own
+	b.mu.Unlock()
+	if err := b.persist(s); err != nil {
+		_ = b.forget(s, m.ID) // it cannot be written either
+		return false, unkept(err)
+	}
+	return true, nil
+}
+
+// mounted notes that m is there. Where somebody has taken it away meanwhile it is not.
+func (b *Backend) mounted(s *sandbox, m mount.Mount) (warmpool.MountStatus, error) {
+	b.mu.Lock()
+	i := slices.IndexFunc(s.Mounts, m.Is)
+	if i < 0 {
+		b.mu.Unlock()
+		after, cancel := context.WithTimeout(context.Background(), b.cfg.EndTimeout)
+		defer cancel()
+		err := s.box.Unpublish(after, m.Target, true)
+		return warmpool.MountStatus{}, &warmpool.Error{
+			Code: warmpool.Unavailable, Message: "the mount was taken away while it was made; try again", RetryAfter: time.Second, Err: err,
+		}
+	}
+	spec := s.Mounts[i]
+	if s.Mounted[spec.ID].IsZero() {
+		s.Mounted = without(s.Mounted, spec.ID) // a copy
+		if s.Mounted == nil {
+			s.Mounted = map[string]time.Time{}
+		}
+		s.Mounted[spec.ID] = b.cfg.Clock.Now()
+	}
+	s.faults = without(s.faults, spec.ID)
+	st := s.status(spec)
+	b.mu.Unlock()
+	if err := b.persist(s); err != nil {
+		return warmpool.MountStatus{}, unkept(err)
+	}
+	return st, nil
+}
+
+// asked is the spec of one of a sandbox's mounts.
+func (b *Backend) asked(s *sandbox, mountID string) (mount.Spec, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, spec := range s.Mounts {
+		if spec.ID == mountID {
+			return spec, nil
+		}
+	}
+	return mount.Spec{}, warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount %s", s.ID, mountID)
+}
+
+// forget takes a mount out of the record.
+func (b *Backend) forget(s *sandbox, mountID string) error {
+	b.mu.Lock()
+	s.Mounts = slices.DeleteFunc(slices.Clone(s.Mounts), func(m mount.Spec) bool { return m.ID == mountID })
+	s.Mounted, s.faults = without(s.Mounted, mountID), without(s.faults, mountID)
+	b.mu.Unlock()
+	if err := b.persist(s); err != nil {
+		return unkept(err)
+	}
+	return nil
+}
+
+// dropUnfinished takes away what an earlier process was mounting when it ended: nobody was told that it is there. The lock is held.
+func (b *Backend) dropUnfinished(s *sandbox) {
+	var half []mount.Spec
+	for _, m := range s.Mounts {
+		if s.Mounted[m.ID].IsZero() {
+			half = append(half, m)
+		}
+	}
+	if len(half) == 0 {
+		return
+	}
+	s.Mounts = slices.DeleteFunc(slices.Clone(s.Mounts), func(m mount.Spec) bool { return slices.Contains(half, m) })
+	b.work.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), b.cfg.EndTimeout)
+		defer cancel()
+		s.starting.RLock()
+		defer s.starting.RUnlock()
+		for _, m := range half {
+			err := s.box.Unpublish(ctx, m.Target, true)
+			b.log.Info("took away a mount that was being made when the process ended", "sandbox", s.ID, "mount", m.ID, "error", err)
+		}
+		if err := b.persist(s); err != nil {
+			b.log.Error("state of a sandbox could not be kept", "sandbox", s.ID, "error", err)
+		}
+	})
+}
+
+// without is m without a key; m itself stays as it is, since somebody may be reading it.
+func without[V any](m map[string]V, key string) map[string]V {
+	out := maps.Clone(m)
+	delete(out, key)
+	return out
+}
+
+func unkept(err error) error {
+	return &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox's state could not be kept; try again", RetryAfter: time.Second, Err: err}
+}
