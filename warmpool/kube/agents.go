@@ -14,6 +14,7 @@ import (
 type Agent interface {
 	Publish(ctx context.Context, m mount.Mount) error
 	Unpublish(ctx context.Context, handle, target string) error
+	UnpublishIdle(ctx context.Context, handle, target string) error
 	Health(ctx context.Context, handle, target string) (message string, err error)
 }
 

@@ -117,6 +117,7 @@ type Backend struct {
 	shelf   *shelf
 	sets    *sets
 	starts  starts
+	visits  visits
 	unknown *unknown
 	live    *rate.Limiter
 	reads   singleflight.Group

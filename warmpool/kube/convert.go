@@ -69,8 +69,10 @@ func (b *Backend) view(sb *v1alpha1.Sandbox) warmpool.Sandbox {
 		out.Aliases = slices.Clone(set.aliases)
 	}
 	if pod := sb.Spec.Template; pod != nil {
-		if t, err := template.Of(&v1alpha1.SandboxSet{Spec: v1alpha1.SandboxSetSpec{Template: *pod}}); err == nil {
+		if t, err := template.Of(&v1alpha1.SandboxSet{Spec: v1alpha1.SandboxSetSpec{Template: *pod, Runtimes: sb.Spec.Runtimes}}); err == nil {
 			out.Resources = t.Resources
+			t.Name, t.Aliases, t.EnvdVersion = out.Template, slices.Clone(out.Aliases), out.EnvdVersion
+			out.MadeFrom = t
 		}
 	}
 	out.Mounts = b.mounts(sb, out)
@@ -80,7 +82,7 @@ func (b *Backend) view(sb *v1alpha1.Sandbox) warmpool.Sandbox {
 // mounts is what is known of a sandbox's mounts.
 func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmpool.MountStatus) {
 	here := b.shelf.mountedAt(sb.UID)
-	for _, spec := range specs(sb) {
+	for n, spec := range specs(sb) {
 		st := warmpool.MountStatus{Spec: spec, Phase: warmpool.MountPending}
 		i := slices.IndexFunc(sb.Status.Mounts, func(m v1alpha1.MountStatus) bool { return m.ID == spec.ID })
 		at, own := here[spec.ID]
@@ -96,6 +98,7 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 			}
 		case own:
 			st.Phase, st.MountedAt = warmpool.MountReady, at
+		case sb.Spec.Mounts[n].RequestedAt != nil: // another replica may still be at it
 		case as.State == warmpool.Running && b.cfg.Clock.Since(as.StartedAt) < fresh:
 			st.Phase, st.MountedAt = warmpool.MountReady, as.StartedAt
 		}
@@ -111,7 +114,12 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 		metadata = sb.Spec.Claim.Metadata
 	}
 	for _, m := range sb.Spec.Mounts {
-		spec := mount.Spec{ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container}
+		spec := mount.Spec{
+			ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container, AllowNonEmpty: m.AllowNonEmpty,
+		}
+		if pod := sb.Spec.Template; pod != nil && len(pod.Spec.Containers) > 0 && m.Container == pod.Spec.Containers[0].Name {
+			spec.Container = "" // one name for one place
+		}
 		if whole, err := volume.Expand([]mount.Mount{{Spec: spec}}, idOf(sb), metadata); err == nil {
 			spec = whole[0].Spec
 		}
@@ -124,7 +132,9 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 func intent(specs []mount.Spec) []v1alpha1.Mount {
 	out := make([]v1alpha1.Mount, len(specs))
 	for i, s := range specs {
-		out[i] = v1alpha1.Mount{ID: s.ID, Volume: s.Volume, Path: s.Target, SubPath: s.SubPath, ReadOnly: s.ReadOnly, Container: s.Container}
+		out[i] = v1alpha1.Mount{
+			ID: s.ID, Volume: s.Volume, Path: s.Target, SubPath: s.SubPath, ReadOnly: s.ReadOnly, Container: s.Container, AllowNonEmpty: s.AllowNonEmpty,
+		}
 	}
 	return out
 }

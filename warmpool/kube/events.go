@@ -40,7 +40,7 @@ func (e sandboxEvents) put(obj any) {
 	}
 	e.b.shelf.put(sb, true)
 	if sb.Spec.Claim != nil && !e.b.starts.has(idOf(sb)) {
-		e.b.cfg.Fitter.Drop(sb) // somebody else's: the connection that was made ahead is of no use
+		e.b.visits.unless(sb.UID, func() { e.b.cfg.Fitter.Drop(sb) }) // somebody else's: the connection that was made ahead is of no use
 	}
 }
 

@@ -140,6 +140,15 @@ func (f *Fitter) Unpublish(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1
 	return a.Unpublish(ctx, m.VolumeHandle, m.Path)
 }
 
+// UnpublishIdle unmounts a volume that nobody uses; one in use is node.ErrInUse.
+func (f *Fitter) UnpublishIdle(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) error {
+	a, err := f.agent(sb)
+	if err != nil {
+		return err
+	}
+	return a.UnpublishIdle(ctx, m.VolumeHandle, m.Path)
+}
+
 // Health says what is wrong with a mount, nothing when it works.
 func (f *Fitter) Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (string, error) {
 	a, err := f.agent(sb)

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"container/list"
+	"maps"
 	"sync"
 	"time"
 
@@ -212,6 +213,22 @@ func (s *shelf) settle(uid types.UID, mounted map[string]time.Time) {
 	if e := s.byUID[uid]; e != nil {
 		e.mounted = mounted
 	}
+}
+
+// note adds to what settle has noted; the zero time takes away.
+func (s *shelf) note(uid types.UID, mountID string, at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.byUID[uid]
+	if e == nil {
+		return
+	}
+	noted := make(map[string]time.Time, len(e.mounted)+1) // somebody may be reading the other one
+	maps.Copy(noted, e.mounted)
+	if noted[mountID] = at; at.IsZero() {
+		delete(noted, mountID)
+	}
+	e.mounted = noted
 }
 
 // mountedAt is what settle has noted.

@@ -28,7 +28,8 @@ func (b *Backend) Start(ctx context.Context, id warmpool.ID, st warmpool.Start) 
 	if !b.starts.begin(id, cancel) {
 		return warmpool.Sandbox{}, warmpool.Errorf(warmpool.Conflict, "sandbox %s has been started already", id)
 	}
-	defer b.work.Go(func() { b.cfg.Fitter.Drop(sb) }) // nobody publishes from here any more
+	b.visits.enter(sb.UID)
+	defer b.depart(sb)
 	err = b.fit(ctx, sb, st)
 	if err == nil {
 		sb, err = b.handOver(ctx, sb)
@@ -50,6 +51,11 @@ func (b *Backend) Start(ctx context.Context, id warmpool.ID, st warmpool.Start) 
 		return warmpool.Sandbox{}, notFound(id)
 	}
 	return b.view(sb), nil
+}
+
+// depart ends a visit at a sandbox's agent. Hardly anybody publishes there from here any more, and the connection is its agent's memory.
+func (b *Backend) depart(sb *v1alpha1.Sandbox) {
+	b.work.Go(func() { b.visits.leave(sb.UID, func() { b.cfg.Fitter.Drop(sb) }) })
 }
 
 func (b *Backend) fit(ctx context.Context, sb *v1alpha1.Sandbox, st warmpool.Start) error {

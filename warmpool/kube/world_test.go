@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -342,6 +343,8 @@ type agents struct {
 	mu        sync.Mutex
 	published map[string][]mount.Mount // by UID
 	onPublish func(ctx context.Context, uid string, m mount.Mount) error
+	// onUnpublish is called for what is published
+	onUnpublish func(ctx context.Context, target string, force bool) error
 }
 
 func newAgents() *agents { return &agents{published: map[string][]mount.Mount{}} }
@@ -376,7 +379,27 @@ func (a *agent) Publish(ctx context.Context, m mount.Mount) error {
 	return nil
 }
 
-func (*agent) Unpublish(context.Context, string, string) error        { return nil }
+func (a *agent) Unpublish(ctx context.Context, handle, target string) error {
+	return a.take(ctx, handle, target, true)
+}
+
+func (a *agent) UnpublishIdle(ctx context.Context, handle, target string) error {
+	return a.take(ctx, handle, target, false)
+}
+
+func (a *agent) take(ctx context.Context, handle, target string, force bool) error {
+	a.all.mu.Lock()
+	defer a.all.mu.Unlock()
+	is := func(m mount.Mount) bool { return m.VolumeHandle == handle && m.Target == target }
+	if hook := a.all.onUnpublish; hook != nil && slices.ContainsFunc(a.all.published[a.uid], is) {
+		if err := hook(ctx, target, force); err != nil {
+			return err
+		}
+	}
+	a.all.published[a.uid] = slices.DeleteFunc(slices.Clone(a.all.published[a.uid]), is)
+	return nil
+}
+
 func (*agent) Health(context.Context, string, string) (string, error) { return "", nil }
 
 // lines is a log that tests can read.

@@ -1,0 +1,268 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/start"
+)
+
+// Publish mounts a volume into a running sandbox. It is asked for in the Sandbox first, by one write, so that the controller repairs it
+// from then on; then it is published from here by the same call, which may be repeated.
+func (b *Backend) Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (warmpool.MountStatus, bool, error) {
+	sb, err := b.running(ctx, id)
+	if err != nil {
+		return warmpool.MountStatus{}, false, err
+	}
+	b.visits.enter(sb.UID)
+	defer b.depart(sb)
+	at := metav1.NewMicroTime(b.cfg.Clock.Now().Truncate(time.Microsecond)) // as it is read back
+	sb, made, err := b.ask(ctx, sb, m, at)
+	if err != nil {
+		if warmpool.CodeOf(err) == warmpool.Unavailable { // the write may have come through
+			b.work.Go(func() { b.takeBack(ctx, sb, m, at) })
+		}
+		return warmpool.MountStatus{}, false, err
+	}
+	observed, done := b.cfg.Observer.Phase(ctx, phaseMount, m.Driver)
+	err = start.Mounted(m, published(b.cfg.Fitter.Publish(observed, sb, m)))
+	done(err)
+	if err == nil && !made {
+		err = b.stillAsked(ctx, sb, m)
+	}
+	if err != nil {
+		if made {
+			b.takeBack(ctx, sb, m, at)
+		}
+		return warmpool.MountStatus{}, false, err
+	}
+	return b.noted(sb, m), made, nil
+}
+
+// running is the Sandbox of a sandbox that was handed out and works.
+func (b *Backend) running(ctx context.Context, id warmpool.ID) (*v1alpha1.Sandbox, error) {
+	sb, err := b.find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if b.state(sb) != warmpool.Running {
+		return nil, notFound(id)
+	}
+	return sb, nil
+}
+
+// ask writes the mount into the Sandbox, and says whether it was not there before.
+func (b *Backend) ask(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount, at metav1.MicroTime) (_ *v1alpha1.Sandbox, made bool, err error) {
+	entry := intent([]mount.Spec{m.Spec})[0]
+	entry.RequestedAt = &at
+	sb, err = b.changeMounts(ctx, sb, func(sb *v1alpha1.Sandbox) ([]v1alpha1.Mount, error) {
+		there := specs(sb)
+		if made = !slices.ContainsFunc(there, m.Is); !made {
+			return sb.Spec.Mounts, nil
+		}
+		return append(slices.Clone(sb.Spec.Mounts), entry), start.Beside(there, m.Spec)
+	})
+	return sb, made, err
+}
+
+// changeMounts writes what change makes of a Sandbox's mounts, and nothing when that is as much as before. Whoever comes in between is
+// read first.
+func (b *Backend) changeMounts(
+	ctx context.Context, sb *v1alpha1.Sandbox, change func(*v1alpha1.Sandbox) ([]v1alpha1.Mount, error),
+) (*v1alpha1.Sandbox, error) {
+	for range tries {
+		next, err := change(sb)
+		if err != nil || len(next) == len(sb.Spec.Mounts) {
+			return sb, err
+		}
+		changed, err := b.patchMounts(ctx, sb, next)
+		if !errors.Is(err, errTaken) {
+			return changed, err
+		}
+		fresh, err := b.readByName(ctx, sb)
+		if err != nil {
+			return sb, unwritable(err)
+		}
+		if fresh == nil || ended(fresh, b.cfg.Clock.Now()) {
+			return sb, notFound(idOf(sb))
+		}
+		sb = fresh
+	}
+	return sb, &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox is being changed by others; try again", RetryAfter: time.Second}
+}
+
+// patchMounts writes a Sandbox's mounts. errTaken says that the object is not as it was.
+func (b *Backend) patchMounts(ctx context.Context, sb *v1alpha1.Sandbox, mounts []v1alpha1.Mount) (*v1alpha1.Sandbox, error) {
+	body, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": sb.UID, "resourceVersion": sb.ResourceVersion}, "spec": map[string]any{"mounts": mounts},
+	})
+	if err != nil {
+		return sb, err
+	}
+	changed := &v1alpha1.Sandbox{ObjectMeta: metav1.ObjectMeta{Namespace: sb.Namespace, Name: sb.Name}}
+	err = b.cfg.Client.Patch(ctx, changed, client.RawPatch(types.MergePatchType, body))
+	switch {
+	case apierrors.IsNotFound(err):
+		return sb, notFound(idOf(sb))
+	case apierrors.IsConflict(err):
+		return sb, errTaken
+	case err != nil:
+		return sb, unwritable(err)
+	}
+	changed.ManagedFields = nil
+	b.shelf.put(changed, false)
+	if changed.DeletionTimestamp != nil {
+		return sb, notFound(idOf(sb))
+	}
+	return changed, nil
+}
+
+// stillAsked makes sure of a mount that another request has asked for: had that one failed, it would have taken it back.
+func (b *Backend) stillAsked(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) error {
+	fresh, err := b.readByName(ctx, sb)
+	switch {
+	case err != nil:
+		return unwritable(err)
+	case fresh == nil:
+		return notFound(idOf(sb))
+	case slices.ContainsFunc(specs(fresh), m.Is):
+		return nil
+	}
+	b.tidyMount(ctx, sb, m)
+	return &warmpool.Error{Code: warmpool.Unavailable, Message: "the mount was taken away while it was made; try again", RetryAfter: time.Second}
+}
+
+// takeBack undoes what ask has written, and whatever has come of it since: the controller may have helped.
+func (b *Backend) takeBack(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount, at metav1.MicroTime) {
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo)
+	defer cancel()
+	fresh, err := b.readByName(after, sb)
+	if err == nil && fresh == nil {
+		return
+	}
+	if err == nil {
+		_, err = b.withoutMount(after, fresh, func(x v1alpha1.Mount) bool {
+			return x.ID == m.ID && x.RequestedAt != nil && x.RequestedAt.Equal(&at)
+		})
+	}
+	if err != nil && warmpool.CodeOf(err) != warmpool.NotFound {
+		b.cfg.Log.Error("a mount that failed is still asked for in its Sandbox; the controller tries it", "sandbox", idOf(sb), "mount", m.ID, "error", err)
+		return
+	}
+	b.tidyMount(after, sb, m)
+}
+
+// withoutMount takes mounts out of what is asked for.
+func (b *Backend) withoutMount(ctx context.Context, sb *v1alpha1.Sandbox, which func(v1alpha1.Mount) bool) (*v1alpha1.Sandbox, error) {
+	return b.changeMounts(ctx, sb, func(sb *v1alpha1.Sandbox) ([]v1alpha1.Mount, error) {
+		return slices.DeleteFunc(slices.Clone(sb.Spec.Mounts), which), nil
+	})
+}
+
+// tidyMount makes sure that a mount which nobody asks for is not there. Where somebody asks for its place by now, it is his.
+func (b *Backend) tidyMount(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) {
+	if now, _ := b.shelf.find(idOf(sb)); now != nil {
+		if slices.ContainsFunc(now.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.Path == m.Target }) {
+			return
+		}
+	}
+	err := start.Unmounted(m.Spec, published(b.cfg.Fitter.Unpublish(ctx, sb, v1alpha1.MountStatus{VolumeHandle: m.VolumeHandle, Path: m.Target})))
+	if err != nil {
+		b.cfg.Log.Warn("a mount that failed may have left something", "sandbox", idOf(sb), "mount", m.ID, "error", err)
+	}
+}
+
+// noted is the status of a mount that was seen a moment ago, whatever the controller has told of it so far.
+func (b *Backend) noted(sb *v1alpha1.Sandbox, m mount.Mount) warmpool.MountStatus {
+	now := b.cfg.Clock.Now()
+	st := warmpool.MountStatus{Spec: m.Spec, Phase: warmpool.MountReady, MountedAt: now}
+	for _, known := range b.view(sb).Mounts {
+		if known.ID == m.ID && known.Phase == warmpool.MountReady && !known.MountedAt.IsZero() {
+			return known
+		}
+	}
+	b.shelf.note(sb.UID, m.ID, now)
+	return st
+}
+
+// Unpublish takes a mount from a running sandbox: from the container first, since one in use is to stay, then from what is asked for.
+func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error {
+	sb, err := b.running(ctx, id)
+	if err != nil {
+		return err
+	}
+	if sb, err = b.having(ctx, sb, m.ID); err != nil {
+		return err
+	}
+	spec := specs(sb)[slices.IndexFunc(sb.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.ID == m.ID })]
+	handles := handlesOf(sb, m)
+	if len(handles) == 0 {
+		return &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox's volumes have not been looked at yet; try again", RetryAfter: time.Second}
+	}
+	b.visits.enter(sb.UID)
+	defer b.depart(sb)
+	unpublish := b.cfg.Fitter.UnpublishIdle
+	if force {
+		unpublish = b.cfg.Fitter.Unpublish
+	}
+	var lost error
+	for _, handle := range handles {
+		err := start.Unmounted(spec, published(unpublish(ctx, sb, v1alpha1.MountStatus{VolumeHandle: handle, Path: spec.Target})))
+		if err != nil && !errors.Is(err, warmpool.ErrDataLoss) {
+			return err
+		}
+		lost = errors.Join(lost, err)
+	}
+	if _, err = b.withoutMount(ctx, sb, func(x v1alpha1.Mount) bool { return x.ID == m.ID }); err != nil { // and the controller mounts it again
+		return err
+	}
+	b.shelf.note(sb.UID, m.ID, time.Time{})
+	for _, handle := range handles { // the controller may have repaired it in between
+		b.tidyMount(ctx, sb, mount.Mount{Spec: spec, VolumeHandle: handle})
+	}
+	return lost
+}
+
+// having is the Sandbox with a mount, which another replica may have asked for a moment ago.
+func (b *Backend) having(ctx context.Context, sb *v1alpha1.Sandbox, mountID string) (*v1alpha1.Sandbox, error) {
+	has := func(sb *v1alpha1.Sandbox) bool {
+		return slices.ContainsFunc(sb.Spec.Mounts, func(m v1alpha1.Mount) bool { return m.ID == mountID })
+	}
+	if has(sb) {
+		return sb, nil
+	}
+	fresh, err := b.readByName(ctx, sb)
+	switch {
+	case err != nil:
+		return nil, unwritable(err)
+	case fresh == nil:
+		return nil, notFound(idOf(sb))
+	case !has(fresh):
+		return nil, warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount %s", idOf(sb), mountID)
+	}
+	return fresh, nil
+}
+
+// handlesOf are the handles by which a mount may be known to its agent: that of the volume now, and what the controller has seen.
+func handlesOf(sb *v1alpha1.Sandbox, m mount.Mount) (out []string) {
+	if m.VolumeHandle != "" {
+		out = append(out, m.VolumeHandle)
+	}
+	for _, known := range sb.Status.Mounts {
+		if known.ID == m.ID && known.VolumeHandle != "" && !slices.Contains(out, known.VolumeHandle) {
+			out = append(out, known.VolumeHandle)
+		}
+	}
+	return out
+}

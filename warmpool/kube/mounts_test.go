@@ -1,0 +1,189 @@
+package kube_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+func data(target string) mount.Mount {
+	m := mount.Mount{Spec: mount.Spec{Volume: "pv", Target: target}, Driver: mount.DriverTmpfs, VolumeHandle: "h"}
+	m.ID = m.DerivedID()
+	return m
+}
+
+func TestAMountOnALivingSandboxIsWrittenDownForWhoeverRepairs(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	m := data("/data")
+	m.SubPath, m.AllowNonEmpty = "a", true
+	begin := time.Now()
+	_, made, err := b.Publish(t.Context(), s.ID, m)
+	require.NoError(t, err)
+	require.True(t, made)
+	sb := w.object(s.ID)
+	require.Len(t, sb.Spec.Mounts, 1)
+	at := sb.Spec.Mounts[0].RequestedAt
+	require.WithinDuration(t, begin, at.Time, 10*time.Second)
+	require.Equal(t, v1alpha1.Mount{ID: m.ID, Volume: "pv", Path: "/data", SubPath: "a", AllowNonEmpty: true, RequestedAt: at}, sb.Spec.Mounts[0])
+	require.Len(t, w.agents.of(sb.UID), 1)
+	require.Equal(t, "base", s.MadeFrom.Name)
+	require.Equal(t, []string{"csi", "agent-runtime"}, s.MadeFrom.Runtimes)
+
+	version := sb.ResourceVersion
+	_, made, err = b.Publish(t.Context(), s.ID, m)
+	require.NoError(t, err)
+	require.False(t, made)
+	require.Equal(t, version, w.object(s.ID).ResourceVersion, "the same again writes nothing")
+	require.NoError(t, b.Unpublish(t.Context(), s.ID, mount.Mount{Spec: m.Spec, VolumeHandle: "h"}, false))
+	require.Empty(t, w.object(s.ID).Spec.Mounts)
+	require.Empty(t, w.agents.of(sb.UID))
+}
+
+func TestReplicasSeeEachOthersMounts(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	one, two := w.replica(), w.replica()
+	w.stocked(one, "base", 1)
+	s, err := create(t.Context(), one, order("base"))
+	require.NoError(t, err)
+	_, err = two.Get(t.Context(), s.ID)
+	require.NoError(t, err)
+	// At once, with whatever each of them knows of the other.
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		b := []interface {
+			Publish(context.Context, warmpool.ID, mount.Mount) (warmpool.MountStatus, bool, error)
+		}{one, two}[i%2]
+		wg.Go(func() { _, _, errs[i] = b.Publish(t.Context(), s.ID, data(fmt.Sprintf("/data/%d", i/2))) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	require.Len(t, w.object(s.ID).Spec.Mounts, 4)
+	_, _, err = two.Publish(t.Context(), s.ID, data("/data"))
+	require.Equal(t, warmpool.Conflict, warmpool.CodeOf(err))
+	_, _, err = one.Publish(t.Context(), s.ID, data("/fresh"))
+	require.NoError(t, err)
+	require.NoError(t, two.Unpublish(t.Context(), s.ID, data("/fresh"), false), "asked for a moment ago over the other one")
+}
+
+func TestAMountThatFailsIsTakenBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		code warmpool.Code
+		says string
+	}{
+		"a volume that is refused":         {fmt.Errorf("%w: wrong key", mount.ErrDenied), warmpool.Denied, "wrong key"},
+		"a target that is taken":           {fmt.Errorf("%w: not empty", node.ErrConflict), warmpool.Conflict, "not empty"},
+		"an agent that cannot be reached":  {channel.ErrUnreachable, warmpool.Unavailable, "cannot be reached"},
+		"an agent that is too old":         {channel.ErrTooOld, warmpool.Unavailable, "sandbox-injection-config"},
+		"something that nobody classified": {fmt.Errorf("exit status 32"), warmpool.Internal, "operator"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.set("base", 1)
+			b := w.replica()
+			w.stocked(b, "base", 1)
+			s, err := create(t.Context(), b, order("base"))
+			require.NoError(t, err)
+			w.agents.onPublish = func(context.Context, string, mount.Mount) error { return c.err }
+			_, _, err = b.Publish(t.Context(), s.ID, data("/data"))
+			require.Equal(t, c.code, warmpool.CodeOf(err), "%v", err)
+			require.ErrorContains(t, err, c.says)
+			require.Empty(t, w.object(s.ID).Spec.Mounts, "it is not repaired")
+			got, err := b.Get(t.Context(), s.ID)
+			require.NoError(t, err, "the sandbox goes on")
+			require.Equal(t, warmpool.Running, got.State)
+			require.Empty(t, got.Mounts)
+		})
+	}
+}
+
+func TestAnUnmountOfWhatIsInUseChangesNothing(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	_, _, err = b.Publish(t.Context(), s.ID, data("/data"))
+	require.NoError(t, err)
+	w.agents.onUnpublish = func(_ context.Context, _ string, force bool) error {
+		if force {
+			return node.ErrDataLoss
+		}
+		return node.ErrInUse
+	}
+	err = b.Unpublish(t.Context(), s.ID, data("/data"), false)
+	require.Equal(t, warmpool.Conflict, warmpool.CodeOf(err), "%v", err)
+	require.Len(t, w.object(s.ID).Spec.Mounts, 1)
+
+	// Its PersistentVolume is gone: the controller has written down what it is by.
+	unknown := data("/data")
+	unknown.VolumeHandle = ""
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(b.Unpublish(t.Context(), s.ID, unknown, true)))
+	sb := w.object(s.ID)
+	before := sb.DeepCopy()
+	sb.Status.Mounts = []v1alpha1.MountStatus{{ID: unknown.ID, VolumeHandle: "h", Path: "/data", Phase: "Mounted", MountedAt: &metav1.Time{Time: time.Now()}}}
+	require.NoError(t, w.client.Status().Patch(t.Context(), sb, client.MergeFrom(before)))
+	require.Eventually(t, func() bool {
+		err = b.Unpublish(t.Context(), s.ID, unknown, true)
+		return warmpool.CodeOf(err) != warmpool.Unavailable
+	}, 10*time.Second, 10*time.Millisecond)
+	require.ErrorIs(t, err, warmpool.ErrDataLoss)
+	require.Empty(t, w.object(s.ID).Spec.Mounts, "gone all the same")
+}
+
+func TestAMountThatAnotherReplicaIsMakingIsPending(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	one, two := w.replica(), w.replica()
+	w.stocked(one, "base", 1)
+	s, err := create(t.Context(), one, order("base"))
+	require.NoError(t, err)
+	begun, end := make(chan struct{}), make(chan struct{})
+	w.agents.onPublish = func(context.Context, string, mount.Mount) error {
+		close(begun)
+		<-end
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := one.Publish(t.Context(), s.ID, data("/data"))
+		done <- err
+	}()
+	<-begun
+	phase := func() (phase warmpool.MountPhase) {
+		got, err := two.Get(t.Context(), s.ID)
+		require.NoError(t, err)
+		for _, m := range got.Mounts {
+			phase = m.Phase
+		}
+		return phase
+	}
+	require.Eventually(t, func() bool { return phase() == warmpool.MountPending }, 10*time.Second, 5*time.Millisecond)
+	close(end)
+	require.NoError(t, <-done)
+	got, err := one.Get(t.Context(), s.ID)
+	require.NoError(t, err)
+	require.Equal(t, warmpool.MountReady, got.Mounts[0].Phase)
+}
