@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -87,6 +88,52 @@ func TestAMountThatSomebodyAddsIsNotTheRequestsBusiness(t *testing.T) {
 			})
 			w.phases(sb, "b Mounted")
 			require.Equal(t, []string{"h-pv-b /data/a"}, w.fitter.mounted(sb))
+		})
+	}
+}
+
+// asked is a mount as a request asks for it now.
+func asked(m v1alpha1.Mount) v1alpha1.Mount {
+	m.RequestedAt = &metav1.MicroTime{Time: time.Now()}
+	return m
+}
+
+func TestAMountThatARequestAsksForIsItsBusinessAtFirst(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool")
+	w.eventually(func(c *assertT) { require.Equal(c, "running", w.get(sb).Status.State) })
+	began := time.Now()
+	sb = edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = []v1alpha1.Mount{asked(dataA())} }) // and its gateway dies
+	w.phases(sb, "a Pending")
+	require.Zero(t, w.fitter.count("publish pv-a /data/a"))
+	w.phases(sb, "a Mounted")
+	require.GreaterOrEqual(t, time.Since(began), w.times.Create-100*time.Millisecond)
+	edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = nil })
+	w.phases(sb)
+	require.Empty(t, w.fitter.mounted(sb), "what is taken out by hand is unmounted, whoever has asked for it")
+}
+
+func TestAMountThatARequestHasPutInAnothersPlaceStays(t *testing.T) {
+	for name, next := range map[string]v1alpha1.Mount{
+		"the same volume in another way":    {ID: "a", Volume: "pv-a", Path: "/data/a", ReadOnly: true},
+		"the same volume under another ID":  {ID: "b", Volume: "pv-a", Path: "/data/a"},
+		"another part of the same volume":   {ID: "a", Volume: "pv-a", Path: "/data/a", SubPath: "x"},
+		"another volume under the same ID":  {ID: "a", Volume: "pv-b", Path: "/data/a"},
+		"another volume under its own name": {ID: "c", Volume: "pv-b", Path: "/data/a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, func(w *world) { w.times.Create, w.times.Look = time.Hour, time.Hour })
+			sb := w.handedOut("pool", dataA())
+			w.phases(sb, "a Mounted")
+			w.always(1100*time.Millisecond, func() bool { return true }, "the store keeps seconds")
+			// The gateway has unmounted the one and mounted the other before anybody has looked.
+			w.fitter.with(func(f *fitter) {
+				f.agents[sb.UID].mounts = map[string]string{"h-" + next.Volume + " /data/a": ""}
+			})
+			sb = edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = []v1alpha1.Mount{asked(next)} })
+			w.phases(sb, next.ID+" Mounted")
+			require.Zero(t, w.fitter.count("unpublish h-pv-a /data/a"))
+			require.Zero(t, w.fitter.count("publish "+next.Volume+" /data/a"))
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -26,6 +27,7 @@ const (
 // others may have their targets.
 func (j *job) mounts(ctx context.Context, out *report) {
 	if j.quiet(ctx, out) {
+		j.renewAll(ctx, out)
 		return
 	}
 	asked, err := j.resolve(ctx)
@@ -35,6 +37,10 @@ func (j *job) mounts(ctx context.Context, out *report) {
 		return
 	}
 	leaving := j.leaving(asked)
+	if len(leaving) > 0 && !j.latest(ctx) {
+		out.mounts, out.missed = j.sb.Status.Mounts, true
+		return
+	}
 	left := j.leave(ctx, leaving, out)
 	results := make([]v1alpha1.MountStatus, len(asked))
 	var (
@@ -42,7 +48,7 @@ func (j *job) mounts(ctx context.Context, out *report) {
 		mu sync.Mutex
 	)
 	for i, w := range asked {
-		w.replaced = slices.ContainsFunc(leaving, func(m v1alpha1.MountStatus) bool { return m.ID == w.ID })
+		w.replaced = slices.ContainsFunc(leaving, func(m v1alpha1.MountStatus) bool { return m.ID == w.ID || m.Path == w.Target })
 		if find(left, w.ID) != nil { // its predecessor is still there
 			out.missed = true
 			continue
@@ -65,8 +71,8 @@ func (j *job) mounts(ctx context.Context, out *report) {
 	out.mounts = append(out.mounts, left...)
 }
 
-// quiet looks at mounts that are all known to be as they are asked for. When they all work there is nothing more to do, and nothing to be
-// looked up.
+// quiet looks at mounts that are all known to be as they are asked for. When they all work there is nothing more to do than to look for
+// new credentials.
 func (j *job) quiet(ctx context.Context, out *report) bool {
 	known := j.sb.Status.Mounts
 	if len(known) != len(j.sb.Spec.Mounts) {
@@ -101,9 +107,19 @@ func (j *job) quiet(ctx context.Context, out *report) bool {
 	return true
 }
 
+// latest says whether the Sandbox is what this chore goes by. A request may have put another mount where one is leaving.
+func (j *job) latest(ctx context.Context) bool {
+	var now v1alpha1.Sandbox
+	err := j.cfg.Live.Get(ctx, client.ObjectKeyFromObject(j.sb), &now)
+	return err == nil && now.UID == j.sb.UID && now.Generation == j.sb.Generation
+}
+
 // leaving are the mounts that are known of and not asked for, or not as they are.
 func (j *job) leaving(asked []wanted) (out []v1alpha1.MountStatus) {
 	for _, known := range j.sb.Status.Mounts {
+		if slices.ContainsFunc(asked, func(w wanted) bool { return w.took(known) && (w.ID != known.ID || w.differs(known)) }) {
+			continue
+		}
 		i := slices.IndexFunc(asked, func(w wanted) bool { return w.ID == known.ID })
 		if i < 0 || asked[i].differs(known) {
 			out = append(out, known)
@@ -134,7 +150,7 @@ func (j *job) leave(ctx context.Context, leaving []v1alpha1.MountStatus, out *re
 // mount looks at one mount and makes it where it is missing and nobody else's business.
 func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, missed bool, notes []note) {
 	known := v1alpha1.MountStatus{Phase: pending}
-	if k := find(j.sb.Status.Mounts, w.ID); k != nil && !w.replaced {
+	if k := find(j.sb.Status.Mounts, w.ID); k != nil && !w.replaced && !(w.took(*k) && w.differs(*k)) {
 		known = *k
 	}
 	st = w.status(known)
@@ -142,7 +158,7 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 		message, err := j.cfg.Fitter.Health(ctx, j.sb, st)
 		switch {
 		case err == nil && message == "":
-			return j.up(st, known), false, nil
+			return j.up(st, known), false, j.renew(ctx, w)
 		case err != nil && !errors.Is(err, mount.ErrNotFound): // the agent cannot tell: what was known holds
 			st.Phase, st.Message, st.MountedAt = known.Phase, words(err), known.MountedAt
 			if errors.Is(err, channel.ErrTooOld) {
@@ -167,6 +183,7 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 		}
 		return st, true, fresh(known, st)
 	}
+	j.given.put(w.ID, digest(w.Secret))
 	now := metav1.NewTime(j.now)
 	st.Phase, st.Message, st.MountedAt = mounted, "", &now
 	if known.Phase == mounted {
@@ -175,9 +192,16 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 	return st, false, notes
 }
 
-// ours says whether a missing mount is for us to make: not while the request that claimed the sandbox may still be making it.
+// ours says whether a missing mount is for us to make: not while the request that asked for it, or that claimed the sandbox, may still be
+// making it.
 func (j *job) ours(known v1alpha1.MountStatus, w wanted) bool {
-	return j.settled || known.Phase != pending || w.replaced
+	switch {
+	case known.Phase != pending, w.replaced:
+		return true
+	case w.asked != nil:
+		return j.now.Sub(w.asked.Time).Abs() >= j.cfg.Times.Create
+	}
+	return j.settled
 }
 
 // up is the status of a mount that works.

@@ -70,7 +70,7 @@ type Config struct {
 type Times struct {
 	// Settle is how long after a claim the first look at its mounts is taken: the request is answered before. 1 s.
 	Settle time.Duration
-	// Create is how long after a claim missing mounts may still be its request's business. 30 s.
+	// Create is how long after a claim, or after a request for a mount, missing mounts may still be its request's business. 30 s.
 	Create time.Duration
 	// Look is between two looks at mounts that work. 10 s.
 	Look time.Duration

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
@@ -17,7 +20,8 @@ import (
 type wanted struct {
 	mount.Mount
 	fault    string
-	replaced bool // another mount of this ID was there
+	asked    *metav1.MicroTime // by a request, which makes it then; nil: by hand
+	replaced bool              // another mount was in its place, or of its ID
 }
 
 // own is the directory of the injected programs in a sandbox.
@@ -79,8 +83,10 @@ func (j *job) metadata() map[string]string {
 // parse checks the grammar of the mounts. One that fails is passed on as it is, so that the others keep their places.
 func (j *job) parse() (out []wanted, specs []mount.Spec) {
 	for _, m := range j.sb.Spec.Mounts {
-		spec := mount.Spec{ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container}
-		w := wanted{Mount: mount.Mount{Spec: spec}}
+		spec := mount.Spec{
+			ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container, AllowNonEmpty: m.AllowNonEmpty,
+		}
+		w := wanted{Mount: mount.Mount{Spec: spec}, asked: m.RequestedAt}
 		parsed, err := mount.Parse(spec)
 		var faults mount.Faults
 		switch {
@@ -135,6 +141,15 @@ func (w wanted) source() string {
 		return w.Volume
 	}
 	return w.Volume + ":" + w.SubPath
+}
+
+// took says whether a request has asked for w in the place of a mount that was seen before: it has taken that one away itself, since
+// nothing can be mounted on another mount, and what is there now is w.
+func (w wanted) took(known v1alpha1.MountStatus) bool {
+	if w.asked == nil || w.Target != known.Path || w.Container != known.Container {
+		return false
+	}
+	return known.MountedAt == nil || w.asked.Truncate(time.Second).After(known.MountedAt.Time) // the store keeps seconds
 }
 
 // differs says whether a mount that is there is another one than asked for.
