@@ -21,6 +21,8 @@ type Backend interface {
 	Templates(ctx context.Context) ([]warmpool.Template, error)
 	Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error)
 	Start(ctx context.Context, id warmpool.ID, s warmpool.Start) (warmpool.Sandbox, error)
+	Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (warmpool.MountStatus, bool, error)
+	Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error
 	Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error)
 	List(ctx context.Context, f warmpool.Filter) ([]warmpool.Sandbox, error)
 	SetDeadline(ctx context.Context, id warmpool.ID, d warmpool.Deadline) (warmpool.Sandbox, error)
@@ -66,6 +68,9 @@ var contract = []struct {
 	{"a sandbox past its deadline is gone", deadlineEnds},
 	{"a released sandbox is gone and releasing it again is not found", releaseEnds},
 	{"unknown ids are not found", unknownIDs},
+	{"a volume comes to a running sandbox and goes again", mountsChange},
+	{"the same mount at once is one mount", mountedAtOnce},
+	{"only a running sandbox's mounts change", mountsOfTheRunning},
 	{"a claim beyond capacity is exhausted", exhausted},
 	{"a cancelled claim takes nothing", cancelledClaim},
 }
@@ -286,6 +291,100 @@ func unknownIDs(ctx context.Context, t *testing.T, b Backend, _ warmpool.Templat
 	_, err = b.SetDeadline(ctx, id, warmpool.Deadline{At: time.Now().Add(time.Hour)})
 	requireCode(t, warmpool.NotFound, err)
 	requireCode(t, warmpool.NotFound, b.Release(ctx, id))
+	_, _, err = b.Publish(ctx, id, memoryAt("/data"))
+	requireCode(t, warmpool.NotFound, err)
+	requireCode(t, warmpool.NotFound, b.Unpublish(ctx, id, memoryAt("/data"), true))
+}
+
+// memoryAt is a volume in memory, as it is resolved.
+func memoryAt(target string) mount.Mount {
+	m := mount.Mount{
+		Spec: mount.Spec{Volume: "memory", Target: target}, Driver: mount.DriverTmpfs, VolumeHandle: "handle-of-memory",
+		Attributes: map[string]string{"size": "1Mi"}, Owner: mount.Owner{UID: 1000, GID: 1000},
+	}
+	m.ID = m.DerivedID()
+	return m
+}
+
+func mountsChange(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Template) {
+	s := take(ctx, t, b, claimOf(tpl.Name))
+	require.Equal(t, tpl.Containers, s.MadeFrom.Containers, "what a sandbox was made from is told with it")
+	a := memoryAt("/data/a")
+	st, made, err := b.Publish(ctx, s.ID, a)
+	require.NoError(t, err)
+	require.True(t, made)
+	require.Equal(t, a.Spec, st.Spec)
+	require.Equal(t, warmpool.MountReady, st.Phase)
+	require.False(t, st.MountedAt.IsZero())
+
+	again, made, err := b.Publish(ctx, s.ID, a)
+	require.NoError(t, err)
+	require.False(t, made, "the same again makes nothing")
+	require.Equal(t, a.ID, again.ID)
+	for name, target := range map[string]string{"inside": "/data/a/in", "around": "/data"} {
+		_, _, err = b.Publish(ctx, s.ID, memoryAt(target))
+		requireCode(t, warmpool.Conflict, err)
+		require.ErrorContains(t, err, "nested", name)
+	}
+	other := memoryAt("/data/a")
+	other.Volume, other.VolumeHandle, other.ID = "other", "handle-of-other", "other"
+	_, _, err = b.Publish(ctx, s.ID, other)
+	requireCode(t, warmpool.Conflict, err)
+	writer := memoryAt("/data/a")
+	writer.ReadOnly = true
+	_, _, err = b.Publish(ctx, s.ID, writer)
+	requireCode(t, warmpool.Conflict, err)
+
+	second := memoryAt("/data/b")
+	_, made, err = b.Publish(ctx, s.ID, second)
+	require.NoError(t, err)
+	require.True(t, made)
+	requireMounts(ctx, t, b, s.ID, a.ID, second.ID)
+	require.NoError(t, b.Unpublish(ctx, s.ID, a, false))
+	requireMounts(ctx, t, b, s.ID, second.ID)
+	requireCode(t, warmpool.NotFound, b.Unpublish(ctx, s.ID, a, false))
+	require.NoError(t, b.Unpublish(ctx, s.ID, second, true))
+	requireMounts(ctx, t, b, s.ID)
+
+	_, made, err = b.Publish(ctx, s.ID, writer)
+	require.NoError(t, err)
+	require.True(t, made, "the place is free")
+}
+
+// requireMounts holds what a sandbox tells of its mounts to the IDs; all of them work.
+func requireMounts(ctx context.Context, t *testing.T, b Backend, id warmpool.ID, want ...string) {
+	t.Helper()
+	s, err := b.Get(ctx, id)
+	require.NoError(t, err)
+	var have []string
+	for _, m := range s.Mounts {
+		require.Equal(t, warmpool.MountReady, m.Phase, "%s: %s", m.ID, m.Message)
+		have = append(have, m.ID)
+	}
+	require.ElementsMatch(t, want, have)
+}
+
+func mountedAtOnce(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Template) {
+	s := take(ctx, t, b, claimOf(tpl.Name))
+	var wg sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		wg.Go(func() { _, _, errs[i] = b.Publish(ctx, s.ID, memoryAt("/data")) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	requireMounts(ctx, t, b, s.ID, memoryAt("/data").ID)
+}
+
+func mountsOfTheRunning(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Template) {
+	s, err := b.Claim(ctx, claimOf(tpl.Name))
+	require.NoError(t, err)
+	t.Cleanup(func() { release(b, s.ID) })
+	_, _, err = b.Publish(ctx, s.ID, memoryAt("/data"))
+	requireCode(t, warmpool.NotFound, err)
+	requireCode(t, warmpool.NotFound, b.Unpublish(ctx, s.ID, memoryAt("/data"), true))
 }
 
 func exhausted(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Template) {

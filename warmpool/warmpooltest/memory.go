@@ -24,6 +24,9 @@ type Memory struct {
 	OnClaim func(ctx context.Context, c warmpool.Claim) error
 	// OnStart runs in Start of a claimed sandbox; its error is Start's, after which nothing of the mounts is left.
 	OnStart func(ctx context.Context, id warmpool.ID, s warmpool.Start) error
+	// OnPublish and OnUnpublish run before a running sandbox's mounts change; their error is the call's.
+	OnPublish   func(ctx context.Context, id warmpool.ID, m mount.Mount) error
+	OnUnpublish func(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error
 	// OnRelease runs before a release; its error is the release's, and the sandbox stays.
 	OnRelease func(ctx context.Context, id warmpool.ID) error
 	// Samples are what Usage answers by sandbox.
@@ -149,6 +152,7 @@ func (m *Memory) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox,
 		ID: warmpool.NewID(), Template: t.Name, Aliases: slices.Clone(t.Aliases), Principal: c.Principal,
 		State: warmpool.Claimed, Metadata: maps.Clone(c.Metadata), StartedAt: now, EndAt: now.Add(claimGrace),
 		Resources: t.Resources, EnvdVersion: t.EnvdVersion, AllowInternet: c.AllowInternet == nil || *c.AllowInternet,
+		MadeFrom: copyTemplate(*t),
 	}
 	for _, spec := range c.Mounts {
 		s.Mounts = append(s.Mounts, warmpool.MountStatus{Spec: spec, Phase: warmpool.MountPending})
