@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"k8s.io/utils/clock"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
@@ -24,6 +25,10 @@ type Service interface {
 	Check(ctx context.Context, c warmpool.Claim) error
 	Create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error)
 	Get(ctx context.Context, p warmpool.Principal, id warmpool.ID) (warmpool.Sandbox, error)
+	Mount(ctx context.Context, p warmpool.Principal, id warmpool.ID, spec mount.Spec) (warmpool.MountStatus, bool, error)
+	CheckMount(ctx context.Context, p warmpool.Principal, id warmpool.ID, spec mount.Spec) error
+	Mounted(ctx context.Context, p warmpool.Principal, id warmpool.ID, mountID string) (warmpool.Sandbox, warmpool.MountStatus, error)
+	Unmount(ctx context.Context, p warmpool.Principal, id warmpool.ID, mountID string, force bool) (lossy bool, err error)
 	List(ctx context.Context, p warmpool.Principal, q gateway.Query) (gateway.Page, error)
 	Connect(ctx context.Context, p warmpool.Principal, id warmpool.ID, timeout time.Duration) (warmpool.Sandbox, error)
 	SetTimeout(ctx context.Context, p warmpool.Principal, id warmpool.ID, timeout time.Duration) error
@@ -122,6 +127,9 @@ func (s *server) routes() []route {
 		{http.MethodPost, "/sandboxes/:id/refreshes", s.refresh},
 		{http.MethodGet, "/sandboxes/:id/metrics", s.metrics},
 		{http.MethodGet, "/sandboxes/:id/mounts", s.mounts},
+		{http.MethodPost, "/sandboxes/:id/mounts", s.mount},
+		{http.MethodGet, "/sandboxes/:id/mounts/:mount", s.mounted},
+		{http.MethodDelete, "/sandboxes/:id/mounts/:mount", s.unmount},
 		{http.MethodGet, "/templates", s.templates},
 		{http.MethodGet, "/v2/templates", s.templatePages},
 		{http.MethodGet, "/templates/:template", s.template},

@@ -264,15 +264,3 @@ func (s *server) metricsOfMany(c echo.Context) error {
 	}
 	return c.JSON(http.StatusOK, map[string]any{"sandboxes": out})
 }
-
-func (s *server) mounts(c echo.Context) error {
-	id, err := sandboxID(c)
-	if err != nil {
-		return err
-	}
-	sb, err := s.service.Get(c.Request().Context(), principal(c), id)
-	if err != nil {
-		return err
-	}
-	return c.JSON(http.StatusOK, map[string]any{"sandboxID": sb.ID, "mounts": mountsOf(sb)})
-}

@@ -69,9 +69,17 @@ type mountView struct {
 	MountPath string `json:"mountPath"`
 	SubPath   string `json:"subPath,omitempty"`
 	ReadOnly  bool   `json:"readOnly"`
+	Container string `json:"container"`
 	Phase     string `json:"phase"`
 	Message   string `json:"message,omitempty"`
 	MountedAt string `json:"mountedAt,omitempty"`
+}
+
+// unmountView tells of a volume that is gone with a doubt.
+type unmountView struct {
+	MountID          string `json:"mountID"`
+	DataMayBeMissing bool   `json:"dataMayBeMissing"`
+	Message          string `json:"message"`
 }
 
 // metric is one sample of a sandbox's use.
@@ -133,16 +141,23 @@ func alias(sb warmpool.Sandbox) string {
 func mountsOf(sb warmpool.Sandbox) []mountView {
 	out := make([]mountView, 0, len(sb.Mounts))
 	for _, m := range sb.Mounts {
-		v := mountView{
-			MountID: m.ID, PVName: m.Volume, MountPath: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly,
-			Phase: string(m.Phase), Message: m.Message,
-		}
-		if !m.MountedAt.IsZero() {
-			v.MountedAt = instant(m.MountedAt)
-		}
-		out = append(out, v)
+		out = append(out, mountOf(sb, m))
 	}
 	return out
+}
+
+func mountOf(sb warmpool.Sandbox, m warmpool.MountStatus) mountView {
+	v := mountView{
+		MountID: m.ID, PVName: m.Volume, MountPath: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, Container: m.Container,
+		Phase: string(m.Phase), Message: m.Message,
+	}
+	if c := sb.MadeFrom.Containers; v.Container == "" && len(c) > 0 {
+		v.Container = c[0]
+	}
+	if !m.MountedAt.IsZero() {
+		v.MountedAt = instant(m.MountedAt)
+	}
+	return v
 }
 
 func metricOf(u warmpool.Usage) metric {

@@ -117,21 +117,7 @@ func configMount(place string, item gjson.Result, fs *faults) (wish, bool) {
 	if !ok {
 		return wish{}, false
 	}
-	o.only(false, "pvName", "mountPath", "subPath", "readOnly", "mountID")
-	w := wish{places: places{whole: place, fields: map[mount.Field]string{}}, faulty: map[mount.Field]bool{}}
-	w.take(o, "pvName", mount.FieldVolume, &w.spec.Volume)
-	w.take(o, "mountPath", mount.FieldTarget, &w.spec.Target)
-	w.take(o, "subPath", mount.FieldSubPath, &w.spec.SubPath)
-	w.take(o, "mountID", mount.FieldID, &w.spec.ID)
-	if id, given := o.fields["mountID"]; given && id.Type == gjson.String && id.Str == "" {
-		fs.add(o.at("mountID"), "must not be empty; leave it out to have one made")
-	}
-	w.spec.ReadOnly, _ = o.truth("readOnly")
-	w.places.fields[mount.FieldReadOnly] = o.at("readOnly")
-	if len(*fs) > before && len(w.faulty) == 0 {
-		w.faulty[mount.FieldReadOnly] = true // of a field that no other rule looks at
-	}
-	return w, true
+	return wishOf(o, before), true
 }
 
 // take reads a string field of a mount into the spec.
