@@ -30,18 +30,27 @@ func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, 
 	if len(c.Mounts) == 0 {
 		return nil, nil
 	}
+	resolved, faults, err := s.resolve(ctx, template, c)
+	if err != nil {
+		return nil, err
+	}
+	return resolved, refusal(faults.Err())
+}
+
+// resolve is mounts for a template that is known, with the faults by themselves.
+func (s *Service) resolve(ctx context.Context, template warmpool.Template, c warmpool.Claim) ([]mount.Mount, mount.Faults, error) {
 	resolved, err := volume.Resolve(ctx, s.reader, volume.Request{
 		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: c.Mounts, Drivers: s.policy.Drivers, Default: s.volumes,
 	})
 	var faults mount.Faults
 	if err != nil && !errors.As(err, &faults) {
-		return nil, err
+		return nil, nil, err
 	}
 	policy := s.policy
 	policy.Reserved = slices.Concat(policy.Reserved, template.Reserved)
 	refused, err := admitted(policy, resolved)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	faults = append(faults, refused...)
 	faults = append(faults, s.checked(resolved, faults, c.Metadata)...)
@@ -49,7 +58,7 @@ func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, 
 		return f.Field == mount.FieldVolume && f.Index < len(c.Mounts) && c.Mounts[f.Index].Volume == ""
 	})
 	slices.SortStableFunc(faults, func(a, b mount.Fault) int { return a.Index - b.Index })
-	return resolved, refusal(faults.Err())
+	return resolved, faults, nil
 }
 
 // admitted are the policy's faults. What did not resolve has no driver; only its paths can be judged.

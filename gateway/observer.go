@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
@@ -15,12 +16,16 @@ type Observer interface {
 	Phase(ctx context.Context, phase, driver string) (context.Context, func(err error))
 }
 
-// The phases of a create request. Backends have their own within PhaseClaim and PhaseStart.
+// The phases of a request that makes a sandbox or changes its mounts. Backends have their own within PhaseClaim, PhaseStart and
+// PhasePublish.
 const (
 	PhaseCreate  = "create"
 	PhaseResolve = "resolve"
 	PhaseClaim   = "claim"
 	PhaseStart   = "start"
+
+	PhasePublish   = "publish"
+	PhaseUnpublish = "unpublish"
 )
 
 type unobserved struct{}
@@ -46,10 +51,14 @@ func (s *Service) audit(ctx context.Context, action string, p warmpool.Principal
 func volumes(c warmpool.Claim) []string {
 	out := make([]string, len(c.Mounts))
 	for i, m := range c.Mounts {
-		out[i] = m.Volume + ":" + m.Target
-		if m.ReadOnly {
-			out[i] += ":ro"
-		}
+		out[i] = brief(m)
 	}
 	return out
+}
+
+func brief(m mount.Spec) string {
+	if m.ReadOnly {
+		return m.Volume + ":" + m.Target + ":ro"
+	}
+	return m.Volume + ":" + m.Target
 }

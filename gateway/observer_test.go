@@ -62,6 +62,14 @@ func TestEveryCallThatChangesSomethingIsWrittenDown(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.SetTimeout(ctx, alice, sb.ID, time.Hour))
 	require.NoError(t, s.Refresh(ctx, alice, sb.ID, time.Hour))
+	seen.all = nil
+	_, _, err = s.Mount(ctx, alice, sb.ID, spec(func(s *mount.Spec) { s.Target, s.ID = "/more", "more" }))
+	require.NoError(t, err)
+	_, _, err = s.Mount(ctx, alice, sb.ID, spec(func(s *mount.Spec) { s.Target = "/more/in" }))
+	require.Error(t, err)
+	_, err = s.Unmount(ctx, alice, sb.ID, "more", true)
+	require.NoError(t, err)
+	require.Equal(t, []string{"+publish", "-publish", "+publish", "-publish!", "+unpublish", "-unpublish"}, seen.all)
 	require.Error(t, s.Kill(ctx, bob, sb.ID))
 	_, err = s.Get(ctx, alice, sb.ID)
 	require.NoError(t, err)
@@ -69,8 +77,9 @@ func TestEveryCallThatChangesSomethingIsWrittenDown(t *testing.T) {
 
 	require.NotContains(t, log.String(), "canary")
 	type line struct {
-		Msg, Request, Action, Team, Key, Sandbox, Outcome, Template string
-		Mounts                                                      []string
+		Msg, Request, Action, Team, Key, Sandbox, Outcome, Template, Mount, Volume string
+
+		Mounts []string
 	}
 	var got []line
 	for _, raw := range bytes.Split(bytes.TrimSpace(log.Bytes()), []byte("\n")) {
@@ -78,7 +87,7 @@ func TestEveryCallThatChangesSomethingIsWrittenDown(t *testing.T) {
 		require.NoError(t, json.Unmarshal(raw, &l))
 		if l.Msg == "audit" {
 			require.Equal(t, "req-1", l.Request)
-			got = append(got, line{Action: l.Action, Team: l.Team, Key: l.Key, Sandbox: l.Sandbox, Outcome: l.Outcome, Template: l.Template, Mounts: l.Mounts})
+			got = append(got, line{Action: l.Action, Team: l.Team, Key: l.Key, Sandbox: l.Sandbox, Outcome: l.Outcome, Template: l.Template, Mount: l.Mount, Volume: l.Volume, Mounts: l.Mounts})
 		}
 	}
 	id, mounts := string(sb.ID), []string{"scratch:/data:ro"}
@@ -88,6 +97,9 @@ func TestEveryCallThatChangesSomethingIsWrittenDown(t *testing.T) {
 		{Action: "connect", Team: "alice", Key: "k1", Sandbox: id, Outcome: "ok"},
 		{Action: "timeout", Team: "alice", Key: "k1", Sandbox: id, Outcome: "ok"},
 		{Action: "refresh", Team: "alice", Key: "k1", Sandbox: id, Outcome: "ok"},
+		{Action: "mount", Team: "alice", Key: "k1", Sandbox: id, Outcome: "ok", Mount: "more", Volume: "scratch:/more"},
+		{Action: "mount", Team: "alice", Key: "k1", Sandbox: id, Outcome: string(warmpool.Conflict), Mount: spec(func(s *mount.Spec) { s.Target = "/more/in" }).ID, Volume: "scratch:/more/in"},
+		{Action: "unmount", Team: "alice", Key: "k1", Sandbox: id, Outcome: "ok", Mount: "more", Volume: "scratch:/more"},
 		{Action: "kill", Team: "bob", Key: "k2", Sandbox: id, Outcome: string(warmpool.NotFound)},
 		{Action: "kill", Team: "alice", Key: "k1", Sandbox: id, Outcome: "ok"},
 	}, got)

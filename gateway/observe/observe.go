@@ -44,7 +44,7 @@ func New(r prometheus.Registerer) (*Observer, error) {
 		tracer: otel.Tracer("github.com/sandgate-dev/sandgate"),
 		phases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "sandgate_claim_phase_seconds", Buckets: buckets,
-			Help: "How long the phases of create requests took: create is the whole, mount has the volume's driver.",
+			Help: "How long the phases of requests took: create, publish and unpublish are wholes, mount has the volume's driver.",
 		}, []string{"phase", "driver", "outcome"}),
 		claims: counter("sandgate_claims_total",
 			"Claims by how their sandbox came about (warm: stock, cold: made for the claim) and how they ended (ok, or the error's code).", "pool", "kind", "outcome"),

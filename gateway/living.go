@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
+)
+
+// Mount mounts a volume into a running sandbox of the principal's team, and answers when it was read there; made says whether it was not
+// there before. A spec without an ID that is mounted already, whatever its ID, is that mount. Everything is checked as in Create, under
+// the template that the sandbox was made from, and beside the mounts that it has: what those leave no room for is a Conflict.
+func (s *Service) Mount(ctx context.Context, p warmpool.Principal, id warmpool.ID, spec mount.Spec) (st warmpool.MountStatus, made bool, err error) {
+	ctx, done := s.observe.Phase(ctx, PhasePublish, "")
+	within, cancel := context.WithTimeout(ctx, s.limits.Create)
+	defer cancel()
+	m, err := s.mountable(within, p, id, spec)
+	if err == nil {
+		st, made, err = s.backend.Publish(within, id, m)
+		err = final(err)
+	}
+	err = coded(err)
+	done(err)
+	s.audit(ctx, "mount", p, id, err, slog.String("mount", m.ID), slog.String("volume", brief(spec)), slog.Bool("made", made))
+	return st, made, err
+}
+
+// CheckMount says what Mount would refuse before it mounts anything, as Check does for Create.
+func (s *Service) CheckMount(ctx context.Context, p warmpool.Principal, id warmpool.ID, spec mount.Spec) error {
+	within, cancel := context.WithTimeout(ctx, s.limits.Create)
+	defer cancel()
+	_, err := s.mountable(within, p, id, spec)
+	return coded(err)
+}
+
+// mountable is a spec as it is to be mounted into a running sandbox.
+func (s *Service) mountable(ctx context.Context, p warmpool.Principal, id warmpool.ID, spec mount.Spec) (mount.Mount, error) {
+	sb, err := s.Get(ctx, p, id)
+	if err != nil {
+		return mount.Mount{}, err
+	}
+	derived := spec.ID == spec.DerivedID()
+	if c := sb.MadeFrom.Containers; len(c) > 0 && spec.Container == c[0] {
+		spec.Container = "" // one name for one place
+	}
+	if derived {
+		spec.ID = spec.DerivedID()
+	}
+	resolved, faults, err := s.resolve(ctx, sb.MadeFrom, warmpool.Claim{Principal: p, Metadata: sb.Metadata, Mounts: []mount.Spec{spec}})
+	if err != nil {
+		return mount.Mount{}, err
+	}
+	m := resolved[0]
+	there := make([]mount.Spec, len(sb.Mounts))
+	for i, have := range sb.Mounts {
+		there[i] = have.Spec
+	}
+	if len(faults) == 0 {
+		expanded, err := volume.Expand(resolved, id, sb.Metadata)
+		if err != nil {
+			return m, refusal(err)
+		}
+		m = expanded[0]
+		if have, ok := known(there, m, derived); ok {
+			return have, nil
+		}
+	}
+	var clashes mount.Faults
+	if err := s.policy.Beside(there, m.Spec); err != nil && !errors.As(err, &clashes) {
+		return m, err
+	}
+	if derived { // the same volume at the same target, which says it all
+		clashes = slices.DeleteFunc(clashes, func(f mount.Fault) bool { return f.Field == mount.FieldID })
+	}
+	if len(faults) > 0 {
+		return m, refusal(append(faults, clashes...))
+	}
+	if len(clashes) > 0 {
+		return m, &warmpool.Error{Code: warmpool.Conflict, Message: clashes.Error(), Err: clashes}
+	}
+	return m, nil
+}
+
+// known is m by the name that it has among the mounts that are there. One that was not named goes by any.
+func known(there []mount.Spec, m mount.Mount, unnamed bool) (mount.Mount, bool) {
+	for _, have := range there {
+		same := m
+		if unnamed {
+			same.ID = have.ID
+		}
+		if same.Is(have) {
+			same.AllowNonEmpty = have.AllowNonEmpty
+			return same, true
+		}
+	}
+	return m, false
+}
+
+// Mounted is one mount of a running sandbox of the principal's team.
+func (s *Service) Mounted(ctx context.Context, p warmpool.Principal, id warmpool.ID, mountID string) (warmpool.Sandbox, warmpool.MountStatus, error) {
+	sb, err := s.Get(ctx, p, id)
+	if err != nil {
+		return sb, warmpool.MountStatus{}, err
+	}
+	i := slices.IndexFunc(sb.Mounts, func(m warmpool.MountStatus) bool { return m.ID == mountID })
+	if i < 0 {
+		return sb, warmpool.MountStatus{}, warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount of that ID", id)
+	}
+	return sb, sb.Mounts[i], nil
+}
+
+// Unmount takes a mount from a running sandbox. One in use is a Conflict and stays, unless force. lossy says that what was written last
+// may not have reached the storage; the mount is gone all the same. Once begun it is not given up when the caller leaves.
+func (s *Service) Unmount(ctx context.Context, p warmpool.Principal, id warmpool.ID, mountID string, force bool) (lossy bool, err error) {
+	ctx, done := s.observe.Phase(ctx, PhaseUnpublish, "")
+	_, st, err := s.Mounted(ctx, p, id, mountID)
+	if err == nil {
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.Undo)
+		defer cancel()
+		m := mount.Mount{Spec: st.Spec, VolumeHandle: volume.Handle(after, s.reader, st.Volume)}
+		err = s.backend.Unpublish(after, id, m, force)
+	}
+	if errors.Is(err, warmpool.ErrDataLoss) {
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "volume unmounted, its last writes may be missing",
+			slog.String("request", RequestID(ctx)), slog.String("sandbox", string(id)), slog.String("volume", brief(st.Spec)), slog.Any("error", err))
+		lossy, err = true, nil
+	}
+	err = coded(err)
+	done(err)
+	s.audit(ctx, "unmount", p, id, err, slog.String("mount", st.ID), slog.String("volume", brief(st.Spec)), slog.Bool("force", force), slog.Bool("lossy", lossy))
+	return lossy, err
+}
