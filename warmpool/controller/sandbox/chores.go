@@ -53,6 +53,7 @@ type memory struct {
 	last     verdict   // on it
 	detached bool      // its volumes are off, or have had their time
 	seen     bool      // the report is in the status that is being written
+	given    given     // to its mounts
 }
 
 // report is what came of a chore.

@@ -123,12 +123,13 @@ type job struct {
 	now       time.Time
 	init      bool // the daemon must be initialised
 	must      bool // and the container is not fitted out before it is
+	given     *given
 	settled   bool // the request that claimed the sandbox is over: what is missing is nobody else's to make
 }
 
 func (p *pass) job(pod *corev1.Pod, of string) *job {
 	sb := p.sb
-	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, settled: p.settled()}
+	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, given: &p.memory.given, settled: p.settled()}
 	if sb.Spec.Claim == nil || !has(sb, v1alpha1.RuntimeAgent) {
 		return j
 	}
