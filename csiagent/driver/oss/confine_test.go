@@ -51,6 +51,6 @@ func TestAClientIsKeptWithinItsPrefix(t *testing.T) {
 	}
 	whole, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+o.Host+"/data/?list-type=2", http.NoBody)
 	require.NoError(t, err)
-	require.Nil(t, o.confine(whole)) //nolint:bodyclose // there is none
+	require.Nil(t, o.confine(whole))
 	require.Equal(t, "list-type=2&max-keys=1&prefix=team%2Fa%2F", whole.URL.RawQuery)
 }
