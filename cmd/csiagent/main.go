@@ -76,6 +76,8 @@ func serveCommand(args []string) error {
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.BoolVar(&cfg.NASFence, "nas-fence", false, "keep the sandbox from NFS servers in the pod's network namespace (needs NET_ADMIN)")
 	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "without a fence, mount NFS volumes that their owner restricts all the same")
+	fs.StringVar(&cfg.OSS.Endpoint, "oss-sts", "", "https URL of the service that exchanges a service account's token, for buckets with authType rrsa (default none)")
+	fs.StringVar(&cfg.OSS.TokenFile, "oss-token", "", "file of the projected service account token for it (default none)")
 	format := fs.String("log-format", "json", "text or json")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {

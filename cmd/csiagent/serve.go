@@ -27,6 +27,7 @@ type config struct {
 	Addr, Handover, State, Identity string
 	AllowHostPaths                  []string
 	NASFence, NASUnfenced           bool
+	OSS                             oss.OIDC
 }
 
 // serve runs until a signal. Mounts stay: they belong to the sandbox, and only it ends them.
@@ -96,13 +97,22 @@ func newNode(cfg config, box *container, log *slog.Logger) (*node.Node, error) {
 		return nil, err
 	}
 	drivers := map[string]node.Driver{
-		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: oss.New(oss.Config{Logger: log}),
+		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: bucket(cfg, log),
 		mount.DriverNAS: network(cfg, log),
 	}
 	return node.New(node.Config{
 		Dir: cfg.State, Drivers: drivers, Policy: mount.DefaultPolicy(), Logger: log,
 		Probe: &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}}, Target: box.target,
 	})
+}
+
+// bucket is the driver for object stores. Without both halves of an identity it mounts nothing by role.
+func bucket(cfg config, log *slog.Logger) *oss.Driver {
+	c := oss.Config{Logger: log}
+	if cfg.OSS.Endpoint != "" && cfg.OSS.TokenFile != "" {
+		c.Identity = cfg.OSS
+	}
+	return oss.New(c)
 }
 
 // network is the driver for NFS. Without the fence that was asked for it refuses what needs one, and serves the rest.

@@ -52,7 +52,7 @@ func (l launch) environment() []string {
 
 // argv is the client's command line, and the content of its credential file.
 func (v *volume) argv(client, program, dir string) (l launch, err error) {
-	l.tokens = v.keys.token != ""
+	l.tokens = v.tokened()
 	l.signed = l.tokens && client == "s3fs"
 	if client == "ossfs2" {
 		l.file, err = v.ossfs2()
@@ -82,7 +82,7 @@ func (v *volume) argv(client, program, dir string) (l launch, err error) {
 
 // base are the options that stand before the volume's own.
 func (v *volume) base(client string) []option {
-	url, signed := v.endpoint.String(), client == "s3fs" && v.keys.token != ""
+	url, signed := v.endpoint.String(), client == "s3fs" && v.tokened()
 	if signed { // TLS begins behind the signer
 		url = "http://" + v.endpoint.Host
 	}
@@ -90,7 +90,7 @@ func (v *volume) base(client string) []option {
 	switch {
 	case v.public:
 		out = append(out, option{"public_bucket", "1"})
-	case v.keys.token == "" || signed:
+	case !v.tokened() || signed:
 		out = append(out, option{"passwd_file", secrets})
 	default:
 		out = append(out, option{"passwd_file", tokensAt}, option{"use_session_token", ""})
@@ -128,7 +128,7 @@ func (v *volume) dialect(client string) (out []option) {
 			out = append(out, option{"sigv2", ""})
 		}
 	}
-	if v.sigV4 || client == "s3fs" && v.keys.token != "" {
+	if v.sigV4 || client == "s3fs" && v.tokened() {
 		out = append(out, option{"sigv4", ""})
 	}
 	if v.region != "" {
@@ -168,7 +168,7 @@ func (v *volume) ossfs2() (string, error) {
 	}
 	switch {
 	case v.public:
-	case v.keys.token != "":
+	case v.tokened():
 		lines = append(lines, option{"oss_sts_multi_conf_ak_file", tokensAt + "/" + fileID},
 			option{"oss_sts_multi_conf_sk_file", tokensAt + "/" + fileSecret}, option{"oss_sts_multi_conf_token_file", tokensAt + "/" + fileToken})
 	default:

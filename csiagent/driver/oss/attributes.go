@@ -8,7 +8,7 @@ import (
 // honoured are the attributes by their name in small letters: PersistentVolumes in the field spell them in many ways.
 var honoured = map[string]bool{
 	"bucket": true, "url": true, "path": true, "otheropts": true, "fusetype": true, "authtype": true, "sigversion": true, "region": true,
-	"encrypted": true, "kmskeyid": true,
+	"encrypted": true, "kmskeyid": true, "rolearn": true, "oidcproviderarn": true,
 }
 
 // refused are the attributes of the vendor's driver that no client here can honour, with what to do instead.
@@ -16,9 +16,7 @@ var refused = map[string]string{
 	"secretref":                  "name the Secret in nodePublishSecretRef",
 	"rolename":                   "a role of the machine would be every tenant's; put a token into the volume's Secret",
 	"ramrole":                    "a role of the machine would be every tenant's; put a token into the volume's Secret",
-	"rolearn":                    "put a token into the volume's Secret",
-	"oidcproviderarn":            "put a token into the volume's Secret",
-	"serviceaccountname":         "put a token into the volume's Secret",
+	"serviceaccountname":         "the agent's own service account is what signs in",
 	"assumerolearn":              "take on the role where the volume's Secret is written",
 	"externalid":                 "take on the role where the volume's Secret is written",
 	"secretproviderclass":        "name the Secret in nodePublishSecretRef",

@@ -25,6 +25,8 @@ type Config struct {
 	Path []string
 	// DialTimeout bounds the connection that is tried before a client is started; 3 s when zero.
 	DialTimeout time.Duration
+	// Identity is how this agent gets credentials of a role; nil when it has no identity.
+	Identity Exchanger
 	// Logger gets what a client wrote when it failed; nothing is logged when it is nil.
 	Logger *slog.Logger
 }
@@ -54,7 +56,10 @@ func New(c Config) *Driver {
 
 // Check refuses attributes, options and credentials that no client is started with, and clients that are not installed.
 func (d *Driver) Check(m mount.Mount) error {
-	_, _, err := d.command(m, "/")
+	v, _, err := d.command(m, "/")
+	if err == nil && v.role != (Role{}) && d.config.Identity == nil {
+		err = errNoIdentity
+	}
 	return err
 }
 
@@ -86,6 +91,9 @@ func (d *Driver) command(m mount.Mount, dir string) (v volume, l launch, err err
 func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
 	v, l, err := d.command(m, dir)
 	if err != nil {
+		return mount.Source{}, err
+	}
+	if err := d.signIn(ctx, &v); err != nil {
 		return mount.Source{}, err
 	}
 	// A client that cannot connect tries for seconds; nobody listening is known at once.
@@ -121,6 +129,9 @@ func (d *Driver) start(v *volume, l launch) (*client, error) {
 	if err != nil {
 		h.close()
 		return nil, err
+	}
+	if v.role != (Role{}) {
+		h = d.refresh(*v, h)
 	}
 	d.keep(c, h)
 	return c, nil

@@ -43,6 +43,9 @@ func (d *Driver) Renew(ctx context.Context, p mount.Process, m mount.Mount) erro
 	if err != nil {
 		return err
 	}
+	if err := d.signIn(ctx, &v); err != nil {
+		return err
+	}
 	if v.keys.token == "" {
 		return invalid("the volume's Secret must hold a SecurityToken, as it did when the volume was mounted; mount it again to use an access key")
 	}

@@ -25,6 +25,7 @@ type volume struct {
 	options  []option
 	encrypt  option // how the store keeps what is written, none when it has no name
 	keys     credentials
+	role     Role // to get keys for
 }
 
 // Lengths are looked at apart: an expression that counts them takes a hundred times the memory, in each agent.
@@ -71,7 +72,16 @@ func parse(m mount.Mount) (volume, error) {
 	if err := v.allOptions(a["otheropts"], m.Options); err != nil {
 		return v, err
 	}
+	if (a["rolearn"] != "" || a["oidcproviderarn"] != "") && a["authtype"] != "rrsa" {
+		return v, invalid("the attributes roleArn and oidcProviderArn need the attribute authType: rrsa")
+	}
 	switch a["authtype"] {
+	case "rrsa":
+		v.role = Role{a["rolearn"], a["oidcproviderarn"]}
+		if v.role.ARN == "" || v.role.Provider == "" || len(m.Secret) > 0 {
+			return v, invalid("the attribute authType: rrsa needs the attributes roleArn and oidcProviderArn, and no Secret")
+		}
+		return v, nil
 	case "":
 		v.keys, err = keys(m.Secret)
 		return v, err
@@ -79,8 +89,11 @@ func parse(m mount.Mount) (volume, error) {
 		v.public = true
 		return v, nil
 	}
-	return v, invalid("the attribute authType must be empty, for the key or the token in the volume's Secret, or public; others are not supported")
+	return v, invalid("the attribute authType must be empty, for the key or the token in the volume's Secret, rrsa or public; others are not supported")
 }
+
+// tokened says whether the credentials come with a token.
+func (v *volume) tokened() bool { return v.keys.token != "" || v.role != (Role{}) }
 
 // prefix joins the volume's path and the sub path to what stands behind the colon of `bucket:/prefix`. The client is confined to
 // it, so that no mistake of a later step can leave it.

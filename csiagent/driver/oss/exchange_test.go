@@ -1,0 +1,64 @@
+package oss
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+func TestARoleIsTakenOnWithTheAgentsTokenAndRenewedBeforeItEnds(t *testing.T) {
+	i, w := startIssuer(t), newWorld(t)
+	file := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(file, []byte("JWTCANARY\n"), 0o600))
+	var exchanges atomic.Int32
+	sts := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.FormValue("OIDCToken") != "JWTCANARY" || r.FormValue("RoleArn") != "acs:ram::1:role/reader" || r.FormValue("Action") != "AssumeRoleWithOIDC" {
+			rw.WriteHeader(http.StatusForbidden)
+			_, _ = rw.Write([]byte("JWTCANARY"))
+			return
+		}
+		s := i.issue(t)
+		s["Expiration"] = time.Now().Add(3 * time.Second).UTC().Format(time.RFC3339)
+		exchanges.Add(1)
+		_ = json.NewEncoder(rw).Encode(map[string]any{"Credentials": map[string]string(s)})
+	}))
+	defer sts.Close()
+	w.config.Identity = OIDC{Endpoint: sts.URL, TokenFile: file, Client: sts.Client()}
+	m := i.mount(nil)
+	m.Attributes["authType"], m.Attributes["roleArn"], m.Attributes["oidcProviderArn"] = "rrsa", "acs:ram::1:role/reader", "acs:ram::1:oidc-provider/c"
+	require.NoError(t, Check(m))
+	require.NoError(t, w.Check(m))
+	require.ErrorContains(t, New(Config{}).Check(m), "rrsa")
+	w.up(t, bare(m))
+	require.Eventually(t, func() bool { return exchanges.Load() >= 3 }, 30*time.Second, 10*time.Millisecond, "before they end")
+	_, err := os.ReadDir(w.dir)
+	require.NoError(t, err)
+
+	m.Attributes["roleArn"] = "acs:ram::1:role/other"
+	_, err = newWorld(t).with(w.config).Mount(t.Context(), m, t.TempDir())
+	require.ErrorIs(t, err, mount.ErrDenied)
+	require.NotContains(t, err.Error(), "CANARY")
+	for what, o := range map[string]OIDC{
+		"nobody there": {Endpoint: "https://127.0.0.1:1", TokenFile: file}, "no token": {Endpoint: sts.URL, TokenFile: file + "x"}, "in the open": {Endpoint: "http://127.0.0.1:1", TokenFile: file},
+	} {
+		_, err := o.Exchange(t.Context(), Role{"a", "b"})
+		require.Error(t, err, what)
+		require.NotContains(t, err.Error(), "CANARY")
+	}
+}
+
+// with is the world with other settings.
+func (w world) with(c Config) world {
+	c.Logger = w.config.Logger
+	w.Driver = New(c)
+	return w
+}
