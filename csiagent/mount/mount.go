@@ -52,8 +52,12 @@ type Mount struct {
 	// Enforced says that the volume's owner, and not the caller, wants it read-only or confined to a directory: it has to hold against
 	// whatever the sandbox tries.
 	Enforced bool `json:",omitzero"`
+	// FSType is the PersistentVolume's fsType, for drivers that are not built in.
+	FSType string `json:",omitzero"`
 	// Secret holds the volume's credentials.
 	Secret Secret
+	// StageSecret holds those of nodeStageSecretRef, for drivers that are not built in.
+	StageSecret Secret `json:",omitzero"`
 }
 
 // Is says whether m is the mount that was asked for as have, which may have been written down before the volume's owner had his say
@@ -70,6 +74,11 @@ const (
 	DriverTmpfs    = "tmpfs.csi.sandgate.dev"
 	DriverHostPath = "hostpath.csi.sandgate.dev" // PersistentVolumes with spec.hostPath or spec.local; attributes "path" and "type"
 )
+
+// BuiltIn says whether driver is one of those above.
+func BuiltIn(driver string) bool {
+	return driver == DriverOSS || driver == DriverNAS || driver == DriverTmpfs || driver == DriverHostPath
+}
 
 // AccessMode is a PersistentVolume access mode, by its Kubernetes name.
 type AccessMode string

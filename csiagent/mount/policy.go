@@ -2,6 +2,7 @@ package mount
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ type Policy struct {
 	// that the sandbox's template mounts, and other programs' directories.
 	Reserved []string
 	// Options are the mount options allowed by driver, beside the flags that every file system has. A trailing = says that the
-	// option takes a value.
+	// option takes a value; * is any option of the grammar.
 	Options map[string][]string
 }
 
@@ -44,6 +45,23 @@ func DefaultPolicy() Policy {
 			},
 		},
 	}
+}
+
+const anyOption = "*"
+
+// With is p with drivers that are not built in. Their options are between the volume's owner and them.
+func (p Policy) With(drivers ...string) Policy {
+	p.Drivers, p.Options = slices.Clone(p.Drivers), maps.Clone(p.Options)
+	if p.Options == nil {
+		p.Options = map[string][]string{}
+	}
+	for _, d := range drivers {
+		if !slices.Contains(p.Drivers, d) {
+			p.Drivers = append(p.Drivers, d)
+			p.Options[d] = []string{anyOption}
+		}
+	}
+	return p
 }
 
 // Admit returns nil when all of ms may be mounted together, else Faults that name every reason with the mount's index.
@@ -137,7 +155,7 @@ func (p Policy) optionReason(driver, o string) string {
 	if valued {
 		allowed += "="
 	}
-	if !slices.Contains(flags, allowed) && !slices.Contains(p.Options[driver], allowed) {
+	if !slices.Contains(flags, allowed) && !slices.Contains(p.Options[driver], allowed) && !slices.Contains(p.Options[driver], anyOption) {
 		return fmt.Sprintf("its mount option %q is not allowed with driver %s", allowed, driver)
 	}
 	return ""

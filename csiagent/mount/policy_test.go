@@ -171,3 +171,15 @@ func TestTheSameMountIsToldFromAnother(t *testing.T) {
 	allowed.AllowNonEmpty = true
 	require.True(t, mount.Mount{Spec: allowed}.Is(spec))
 }
+
+func TestADriverThatIsNotBuiltInTakesAnyOptionOfTheGrammar(t *testing.T) {
+	p := mount.DefaultPolicy().With("smb.csi.k8s.io", mount.DriverOSS)
+	asked := func(driver string, options ...string) error {
+		return p.Admit([]mount.Mount{{Spec: mount.Spec{ID: "a", Volume: "v", Target: "/data"}, Driver: driver, Options: options}})
+	}
+	require.NoError(t, asked("smb.csi.k8s.io", "vers=3.0", "dir_mode=0777", "mfsymlinks", "ro"))
+	require.Error(t, asked("smb.csi.k8s.io", "a;b"))
+	require.Error(t, asked(mount.DriverOSS, "dir_mode=0777"), "a built-in driver keeps its list")
+	require.NotContains(t, mount.DefaultPolicy().Drivers, "smb.csi.k8s.io")
+	require.NotContains(t, mount.DefaultPolicy().Options, "smb.csi.k8s.io")
+}

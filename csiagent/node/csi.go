@@ -49,12 +49,44 @@ func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {
 		mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
 	}
 	return &csi.NodePublishVolumeRequest{
-		VolumeId: m.VolumeHandle, TargetPath: m.Target, Readonly: m.ReadOnly, VolumeContext: about, Secrets: m.Secret,
+		VolumeId: m.VolumeHandle, TargetPath: m.Target, Readonly: m.ReadOnly, VolumeContext: about, Secrets: secrets(m),
 		VolumeCapability: &csi.VolumeCapability{
-			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{MountFlags: m.Options}},
+			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: m.FSType, MountFlags: m.Options}},
 			AccessMode: &csi.VolumeCapability_AccessMode{Mode: mode},
 		},
 	}
+}
+
+// stagePrefix marks the keys of the stage secret, for which this request has no field; no key of a Secret has a slash.
+const stagePrefix = contextPrefix + "stage/"
+
+func secrets(m mount.Mount) map[string]string {
+	if len(m.StageSecret) == 0 {
+		return m.Secret
+	}
+	both := maps.Clone(map[string]string(m.Secret))
+	if both == nil {
+		both = map[string]string{}
+	}
+	for k, v := range m.StageSecret {
+		both[stagePrefix+k] = v
+	}
+	return both
+}
+
+// apart takes secrets apart again.
+func apart(both map[string]string) (publish, stage mount.Secret) {
+	for k, v := range both {
+		into, name := &publish, k
+		if rest, ok := strings.CutPrefix(k, stagePrefix); ok {
+			into, name = &stage, rest
+		}
+		if *into == nil {
+			*into = mount.Secret{}
+		}
+		(*into)[name] = v
+	}
+	return publish, stage
 }
 
 var modes = map[mount.AccessMode]csi.VolumeCapability_AccessMode_Mode{
@@ -96,9 +128,10 @@ func fromRequest(r *csi.NodePublishVolumeRequest, driver string) (mount.Mount, e
 			ReadOnly: r.GetReadonly(), Container: about[keyContainer], AllowNonEmpty: about[keyNonEmpty] != "",
 		},
 		Driver: about[keyDriver], VolumeHandle: r.GetVolumeId(), Attributes: map[string]string{},
-		Options: split(r.GetVolumeCapability().GetMount().GetMountFlags()), AccessMode: mount.AccessMode(about[keyMode]), Secret: r.GetSecrets(),
-		Enforced: about[keyEnforced] != "",
+		Options: split(r.GetVolumeCapability().GetMount().GetMountFlags()), AccessMode: mount.AccessMode(about[keyMode]),
+		Enforced: about[keyEnforced] != "", FSType: r.GetVolumeCapability().GetMount().GetFsType(),
 	}
+	m.Secret, m.StageSecret = apart(r.GetSecrets())
 	for k, v := range about {
 		if !strings.HasPrefix(k, contextPrefix) {
 			m.Attributes[k] = v

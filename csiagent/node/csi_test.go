@@ -26,7 +26,13 @@ func TestAMountIsTheSameOnTheOtherSideOfTheWire(t *testing.T) {
 			AccessMode:   mount.ReadWriteMany,
 			Owner:        mount.Owner{UID: 1000, GID: 1001},
 			Enforced:     true,
-			Secret:       mount.Secret{"akId": "x"},
+			FSType:       "cifs",
+			Secret:       mount.Secret{"akId": "x", "same": "publish"},
+			StageSecret:  mount.Secret{"key": "y", "same": "stage"},
+		},
+		"with a secret for staging only": {
+			Spec: mount.Spec{Volume: "pv", Target: "/data"}, Driver: "foreign.example", VolumeHandle: "h", Attributes: map[string]string{},
+			AccessMode: mount.ReadWriteOnce, StageSecret: mount.Secret{"key": "y"},
 		},
 		"with little": {
 			Spec: mount.Spec{Volume: "pv", Target: "/data"}, Driver: mount.DriverTmpfs, VolumeHandle: "h", Attributes: map[string]string{},
@@ -94,4 +100,14 @@ func TestEachKindOfErrorHasItsCodeAndWhatHasNoneStaysInside(t *testing.T) {
 	}
 	require.Equal(t, codes.InvalidArgument, status.Code(toStatus(mount.Faults{{Field: mount.FieldTarget, Reason: "is wrong"}})))
 	require.NoError(t, toStatus(nil))
+}
+
+func TestTheFingerprintKnowsNoSecret(t *testing.T) {
+	m := mount.Mount{Spec: mount.Spec{Volume: "pv", Target: "/data"}, Driver: "d", VolumeHandle: "h"}
+	bare, err := newRecord(m)
+	require.NoError(t, err)
+	m.Secret, m.StageSecret = mount.Secret{"a": "1"}, mount.Secret{"b": "2"}
+	with, err := newRecord(m)
+	require.NoError(t, err)
+	require.Equal(t, bare, with)
 }

@@ -36,7 +36,8 @@ type record struct {
 func newRecord(m mount.Mount) (record, error) {
 	asked := struct {
 		mount.Mount
-		Secret struct{} // hides the secret, so that a new one is no other mount
+		Secret      struct{} // hides the secrets, so that new ones are no other mount
+		StageSecret struct{} `json:",omitzero"`
 	}{Mount: m}
 	asked.AllowNonEmpty = false // nor is one whose target may look otherwise
 	b, err := json.Marshal(asked)
