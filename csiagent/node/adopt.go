@@ -24,6 +24,25 @@ func (n *Node) Adopt(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("adopt mount %s: %w", r.Spec.ID, err))
 		}
 	}
+	return errors.Join(append(errs, n.keep(ctx))...)
+}
+
+// keep tells drivers which mounts live.
+func (n *Node) keep(ctx context.Context) error {
+	var errs []error
+	for name, driver := range n.config.Drivers {
+		k, ok := driver.(Keeper)
+		if !ok {
+			continue
+		}
+		var dirs []string
+		for _, e := range n.entries() {
+			if e.Driver == name {
+				dirs = append(dirs, filepath.Join(n.staging, e.place().key()))
+			}
+		}
+		errs = append(errs, k.Keep(ctx, dirs))
+	}
 	return errors.Join(errs...)
 }
 

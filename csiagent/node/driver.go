@@ -12,7 +12,8 @@ type Driver interface {
 	// can tell. It touches no storage and does not block: the gateway asks it before a sandbox is spent on the volume.
 	Check(m mount.Mount) error
 	// Mount brings up m's volume and returns it as a Source. dir is an existing, empty directory of the agent's own that the
-	// driver may mount on, a new one for each call. It blocks until the volume is up or ctx ends, and leaves nothing behind when
+	// driver may mount on, a new one for each call; its name up to the first - is that of the mount's place, and the same wherever a
+	// driver is given a dir. It blocks until the volume is up or ctx ends, and leaves nothing behind when
 	// it fails. Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound, ErrUnavailable where the fact is
 	// known, with a text for the caller (no secret, no host path).
 	Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error)
@@ -44,4 +45,11 @@ type Adopter interface {
 type Sweeper interface {
 	// Sweep ends whoever serves, or is about to serve, a volume on dir.
 	Sweep(ctx context.Context, dir string) error
+}
+
+// Keeper is a Driver that has something for each of its mounts until Unmount, and writes that down for itself.
+type Keeper interface {
+	// Keep is called by Adopt with a dir for each mount that lives: whatever the driver has for others is to be ended. It does not wait
+	// for storage.
+	Keep(ctx context.Context, dirs []string) error
 }
