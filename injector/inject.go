@@ -170,19 +170,20 @@ func sidecars(r runtime) []corev1.Container {
 	return out
 }
 
+// mounts says whether a runtime is csi, or csi-NAME, which takes its place.
+func mounts(name string) bool { return name == runtimeCSI || strings.HasPrefix(name, runtimeCSI+"-") }
+
 // hooks are the runtimes' postStart commands: csi first, so that volumes can be attached as early as can be, then the others in order.
 func hooks(order []string, parts map[string]runtime) (out [][]string) {
 	byHook := slices.Clone(order)
 	slices.SortStableFunc(byHook, func(a, b string) int {
-		switch {
-		case a == b:
+		switch first, second := mounts(a), mounts(b); {
+		case first == second:
 			return 0
-		case a == runtimeCSI:
+		case first:
 			return -1
-		case b == runtimeCSI:
-			return 1
 		}
-		return 0
+		return 1
 	})
 	for _, name := range byHook {
 		if m := parts[name].MainContainer; m != nil && m.Lifecycle != nil {

@@ -101,7 +101,7 @@ type MountStatus struct {
 type Template struct {
 	Name      string
 	Aliases   []string
-	Runtimes  []string // "csi" must be among them for mounts
+	Runtimes  []string // "csi", or a "csi-NAME", must be among them for mounts
 	Resources Resources
 	// Owner owns what is mounted: the user of its main container, so that programs there can write.
 	Owner mount.Owner

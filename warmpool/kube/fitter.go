@@ -248,7 +248,7 @@ func agentAddr(sb *v1alpha1.Sandbox) string {
 // mountable says whether a sandbox has an agent.
 func mountable(sb *v1alpha1.Sandbox) bool {
 	for _, r := range sb.Spec.Runtimes {
-		if r.Name == v1alpha1.RuntimeCSI {
+		if v1alpha1.MountsVolumes(r.Name) {
 			return true
 		}
 	}

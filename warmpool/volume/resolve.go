@@ -75,14 +75,14 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 	}
 	m.ReadOnly, m.Prefix, m.Enforced = spec.ReadOnly || src.ReadOnly, src.Prefix, src.ReadOnly || src.Prefix != ""
 	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
-	m.AccessMode, m.Secret = src.AccessMode, src.Secret
+	m.AccessMode, m.FSType, m.Secret, m.StageSecret = src.AccessMode, src.FSType, src.Secret, src.StageSecret
 	return m, nil
 }
 
 // fits checks a spec against the template that is to take it.
 func (res *resolution) fits(i int, spec mount.Spec) {
 	t := res.req.Template
-	if i == 0 && !slices.Contains(t.Runtimes, v1alpha1.RuntimeCSI) {
+	if i == 0 && !slices.ContainsFunc(t.Runtimes, v1alpha1.MountsVolumes) {
 		res.fault(i, mount.FieldContainer, "template %q cannot mount volumes: its runtimes do not include %q", t.Name, v1alpha1.RuntimeCSI)
 	}
 	switch main := main(t); {
@@ -139,24 +139,39 @@ func (res *resolution) read(ctx context.Context, name string) (source, error) {
 		return source{reasons: []string{noSuchVolume}}, nil
 	}
 	src := restricted(translate(pv, res.req.Drivers), pv, res.req.Principal)
-	if pv.Spec.CSI == nil || pv.Spec.CSI.NodePublishSecretRef == nil || len(src.reasons) > 0 {
+	if pv.Spec.CSI == nil || len(src.reasons) > 0 {
 		return src, nil
 	}
-	secret, reason, err := res.secret(ctx, pv)
-	if err != nil {
-		return source{}, err
+	refs := []secretRef{{"nodePublishSecretRef", pv.Spec.CSI.NodePublishSecretRef, &src.Secret}}
+	if !mount.BuiltIn(src.Driver) {
+		refs = append(refs, secretRef{"nodeStageSecretRef", pv.Spec.CSI.NodeStageSecretRef, &src.StageSecret})
 	}
-	if reason != "" {
-		src.reasons = append(src.reasons, reason)
+	for _, ref := range refs {
+		if ref.SecretReference == nil {
+			continue
+		}
+		secret, reason, err := res.secret(ctx, pv, ref)
+		if err != nil {
+			return source{}, err
+		}
+		if reason != "" {
+			src.reasons = append(src.reasons, reason)
+		}
+		*ref.into = secret
 	}
-	src.Secret = secret
 	return src, nil
 }
 
-func (res *resolution) secret(ctx context.Context, pv *corev1.PersistentVolume) (mount.Secret, string, error) {
-	ref := pv.Spec.CSI.NodePublishSecretRef
+// secretRef is a field of a PersistentVolume that names a Secret, and where its content goes.
+type secretRef struct {
+	field string
+	*corev1.SecretReference
+	into *mount.Secret
+}
+
+func (res *resolution) secret(ctx context.Context, pv *corev1.PersistentVolume, ref secretRef) (mount.Secret, string, error) {
 	if ref.Namespace != v1alpha1.SystemNamespace {
-		return nil, fmt.Sprintf("PersistentVolume %q is set up wrongly: nodePublishSecretRef must be in namespace %s", pv.Name, v1alpha1.SystemNamespace), nil
+		return nil, fmt.Sprintf("PersistentVolume %q is set up wrongly: %s must be in namespace %s", pv.Name, ref.field, v1alpha1.SystemNamespace), nil
 	}
 	s, err := res.reader.Secret(ctx, ref.Namespace, ref.Name)
 	if warmpool.CodeOf(err) == warmpool.NotFound {

@@ -468,3 +468,59 @@ func TestPlaceholdersAreFilledInOnceTheSandboxIsKnown(t *testing.T) {
 	require.ErrorAs(t, err, &faults)
 	require.Equal(t, 1, faults[0].Index)
 }
+
+func TestAForeignDriverGetsEachSecretByItsRefAndItsFSType(t *testing.T) {
+	const driver = "foreign.example"
+	ref := func(name string) *corev1.SecretReference {
+		return &corev1.SecretReference{Namespace: v1alpha1.SystemNamespace, Name: name}
+	}
+	foreign := func(edit func(*corev1.CSIPersistentVolumeSource)) *corev1.PersistentVolume {
+		return tmpfs(func(pv *corev1.PersistentVolume) {
+			pv.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: driver, VolumeHandle: "Handle/verbatim", FSType: "ext4"}
+			edit(pv.Spec.CSI)
+		})
+	}
+	r := &objects{secrets: map[string]*corev1.Secret{
+		"sandbox-system/p": secret(map[string]string{"k": "publish"}), "sandbox-system/s": secret(map[string]string{"k": "stage"}),
+	}}
+	req := request(spec("pv"))
+	req.Drivers, req.Template.Runtimes = append(req.Drivers, driver), []string{"csi-foreign"}
+	for name, c := range map[string]struct {
+		edit           func(*corev1.CSIPersistentVolumeSource)
+		publish, stage mount.Secret
+		reason         string
+	}{
+		"none": {edit: func(*corev1.CSIPersistentVolumeSource) {}},
+		"both": {
+			edit: func(s *corev1.CSIPersistentVolumeSource) {
+				s.NodePublishSecretRef, s.NodeStageSecretRef = ref("p"), ref("s")
+			},
+			publish: mount.Secret{"k": "publish"}, stage: mount.Secret{"k": "stage"},
+		},
+		"for staging only": {edit: func(s *corev1.CSIPersistentVolumeSource) { s.NodeStageSecretRef = ref("s") }, stage: mount.Secret{"k": "stage"}},
+		"one that is missing": {
+			edit:   func(s *corev1.CSIPersistentVolumeSource) { s.NodeStageSecretRef = ref("q") },
+			reason: "the Secret that it names does not exist",
+		},
+		"one of another namespace": {
+			edit: func(s *corev1.CSIPersistentVolumeSource) {
+				s.NodeStageSecretRef = &corev1.SecretReference{Namespace: "default", Name: "s"}
+			},
+			reason: "nodeStageSecretRef must be in namespace sandbox-system",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.volumes = map[string]*corev1.PersistentVolume{"pv": foreign(c.edit)}
+			got, err := volume.Resolve(t.Context(), r, req)
+			if c.reason != "" {
+				require.ErrorContains(t, err, c.reason)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, "Handle/verbatim", got[0].VolumeHandle)
+			require.Equal(t, "ext4", got[0].FSType)
+			require.Equal(t, c.publish, got[0].Secret)
+			require.Equal(t, c.stage, got[0].StageSecret)
+		})
+	}
+}

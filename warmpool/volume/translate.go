@@ -32,8 +32,11 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 		if src.VolumeHandle == "" {
 			refuse("is set up wrongly: spec.csi.volumeHandle is empty")
 		}
-		if s.CSI.NodeStageSecretRef != nil && s.CSI.NodePublishSecretRef == nil {
-			refuse("is set up wrongly: name its Secret in nodePublishSecretRef; nodeStageSecretRef is not read")
+		switch {
+		case !mount.BuiltIn(src.Driver):
+			src.FSType = s.CSI.FSType
+		case s.CSI.NodeStageSecretRef != nil && s.CSI.NodePublishSecretRef == nil:
+			refuse("is set up wrongly: name its Secret in nodePublishSecretRef; driver %s does not read nodeStageSecretRef", src.Driver)
 		}
 	case s.HostPath != nil:
 		src.Driver, src.VolumeHandle, src.Attributes = mount.DriverHostPath, pv.Name, map[string]string{"path": s.HostPath.Path}
@@ -63,8 +66,8 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 	return src
 }
 
-// attributes are a CSI volume's, with the one thing that fsType says to a driver here: which client an object store wants. For
-// other drivers it is a default that provisioners fill in and nobody formats a volume by.
+// attributes are a CSI volume's, with the one thing that fsType says to a built-in driver: which client an object store wants. For
+// the others of them it is a default that provisioners fill in and nobody formats a volume by.
 func attributes(csi *corev1.CSIPersistentVolumeSource) map[string]string {
 	out := maps.Clone(csi.VolumeAttributes)
 	if csi.Driver == mount.DriverOSS && strings.HasPrefix(csi.FSType, "ossfs") && value(out, "fuseType") == "" {

@@ -1,5 +1,7 @@
 package v1alpha1
 
+import "strings"
+
 // Group and Version of the API.
 const (
 	Group   = "agents.kruise.io"
@@ -63,6 +65,12 @@ const (
 	RuntimeCSI   = "csi"
 	RuntimeAgent = "agent-runtime"
 )
+
+// MountsVolumes says whether a runtime brings an agent that mounts volumes: csi, and csi-NAME for one on the image of a CSI driver. A pod
+// has one agent, and a template one of them.
+func MountsVolumes(runtime string) bool {
+	return runtime == RuntimeCSI || strings.HasPrefix(runtime, RuntimeCSI+"-")
+}
 
 // SystemNamespace is the only namespace whose Secrets volumes may name, and where the injection ConfigMap is.
 const SystemNamespace = "sandbox-system"

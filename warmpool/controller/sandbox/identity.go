@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,7 +23,7 @@ func secretName(sb *v1alpha1.Sandbox) string { return sb.Name + "-agent" }
 
 // introduce makes the identity of the sandbox's agent, before there is a pod for it.
 func (p *pass) introduce(ctx context.Context) error {
-	if at := p.sb.Status.IdentityRenewal; !has(p.sb, v1alpha1.RuntimeCSI) || at != nil && p.now.Before(at.Time) {
+	if at := p.sb.Status.IdentityRenewal; !slices.ContainsFunc(runtimes(p.sb), v1alpha1.MountsVolumes) || at != nil && p.now.Before(at.Time) {
 		return nil
 	}
 	return p.identify(ctx)
@@ -61,7 +62,7 @@ func (p *pass) identify(ctx context.Context) error {
 // renew makes a new identity of the agent in time. The kubelet brings it into the pod.
 func (p *pass) renew(ctx context.Context) error {
 	at := p.sb.Status.IdentityRenewal
-	if at == nil && p.sb.Status.PodInfo.PodUID != "" && has(p.sb, v1alpha1.RuntimeCSI) {
+	if at == nil && p.sb.Status.PodInfo.PodUID != "" && slices.ContainsFunc(runtimes(p.sb), v1alpha1.MountsVolumes) {
 		return p.identify(ctx) // nobody knows when it ends
 	}
 	if at == nil {
