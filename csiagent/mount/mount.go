@@ -63,7 +63,8 @@ type Mount struct {
 // Is says whether m is the mount that was asked for as have, which may have been written down before the volume's owner had his say
 // in ReadOnly.
 func (m Mount) Is(have Spec) bool {
-	have.AllowNonEmpty, have.ReadOnly = m.AllowNonEmpty, have.ReadOnly || m.Enforced && m.ReadOnly
+	readOnly := m.Enforced && m.Prefix == "" && m.ReadOnly // by the volume's owner
+	have.AllowNonEmpty, have.ReadOnly = m.AllowNonEmpty, have.ReadOnly || readOnly
 	return have == m.Spec
 }
 
