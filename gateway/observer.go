@@ -56,8 +56,12 @@ func volumes(c warmpool.Claim) []string {
 	return out
 }
 
+// brief is a mount in one word, empty for one that is not known.
 func brief(m mount.Spec) string {
-	if m.ReadOnly {
+	switch {
+	case m.Volume == "":
+		return ""
+	case m.ReadOnly:
 		return m.Volume + ":" + m.Target + ":ro"
 	}
 	return m.Volume + ":" + m.Target
