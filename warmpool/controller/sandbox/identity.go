@@ -62,7 +62,8 @@ func (p *pass) identify(ctx context.Context) error {
 // renew makes a new identity of the agent in time. The kubelet brings it into the pod.
 func (p *pass) renew(ctx context.Context) error {
 	at := p.sb.Status.IdentityRenewal
-	if at == nil && p.sb.Status.PodInfo.PodUID != "" && slices.ContainsFunc(runtimes(p.sb), v1alpha1.MountsVolumes) {
+	// A pod that this pass has found is younger than the status in the cache, which may lack what the pass before it has written.
+	if at == nil && p.before.Status.PodInfo.PodUID != "" && slices.ContainsFunc(runtimes(p.sb), v1alpha1.MountsVolumes) {
 		return p.identify(ctx) // nobody knows when it ends
 	}
 	if at == nil {
