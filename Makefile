@@ -35,7 +35,7 @@ demo: deps-run build $(BIN)/versitygw ## the Python example of the README agains
 ## --- for those who change it ---
 
 test: ## everything that CI runs: lint, vet, house rules, unit and integration tests, SDK suites, a real cluster
-	@$(MAKE) --no-print-directory lint vet unit unit-kube sdk e2e
+	@$(MAKE) --no-print-directory lint vet unit unit-kube sdk e2e herd e2e-nfs
 
 lint: $(BIN)/golangci-lint ## golangci-lint with .golangci.yml, gofmt included
 	@echo "== lint"
