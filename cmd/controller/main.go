@@ -23,6 +23,7 @@ type config struct {
 	MetricsAddr                  string
 	Kubeconfig, ReleaseNamespace string
 	Namespaces, AllowHostPaths   []string
+	Drivers                      []string // that are not built in
 	Volumes                      volume.Default
 	Elect                        bool
 	OTLPEndpoint                 string
@@ -41,6 +42,7 @@ func command(args []string) error {
 	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", boot.List(&cfg.Namespaces, ","))
 	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
+	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	cfg.Webhook.bind(fs)
 	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")

@@ -101,7 +101,7 @@ func (p *process) renewGateway(s *secrets) func(ctx context.Context) error {
 }
 
 // rules are those for mounts that nobody asked for over the API: the same as the gateway's.
-func rules(hostPaths []string) (mount.Policy, func(mount.Mount) error) {
+func rules(hostPaths, foreign []string) (mount.Policy, func(mount.Mount) error) {
 	checks := map[string]func(mount.Mount) error{
 		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
@@ -113,6 +113,12 @@ func rules(hostPaths []string) (mount.Policy, func(mount.Mount) error) {
 	for _, driver := range mount.DefaultPolicy().Drivers {
 		if checks[driver] != nil {
 			policy.Drivers = append(policy.Drivers, driver)
+		}
+	}
+	policy = policy.With(foreign...)
+	for _, driver := range foreign {
+		if checks[driver] == nil { // what it refuses only its plugin knows
+			checks[driver] = func(mount.Mount) error { return nil }
 		}
 	}
 	return policy, func(m mount.Mount) error {

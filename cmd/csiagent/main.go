@@ -25,7 +25,8 @@ const (
 const usage = `The agent in a sandbox's pod.
 
   csiagent serve         take the sandbox's mount namespace and mount volumes into it
-  csiagent install DIR   put the starter into DIR
+  csiagent install DIR [PROGRAM...]
+                         put the starter, or these programs of this image, into DIR
   csiagent fuse-device   give /dev/fuse to agents, as a device plugin of the kubelet
   csiagent version
 
@@ -48,10 +49,13 @@ func command(args []string) error {
 	case "serve":
 		return serveCommand(args[1:])
 	case "install":
-		if len(args) != 2 {
-			return errors.New("install: expected one directory")
+		switch len(args) {
+		case 1:
+			return errors.New("install: expected a directory, and the programs to put there if it is not the starter")
+		case 2:
+			return boot.Install(args[1], "starter")
 		}
-		return boot.Install(args[1], "starter")
+		return boot.Install(args[1], args[2:]...)
 	case "fuse-device":
 		return fuseDeviceCommand(args[1:])
 	case "version":
@@ -78,9 +82,15 @@ func serveCommand(args []string) error {
 	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "without a fence, mount NFS volumes that their owner restricts all the same")
 	fs.StringVar(&cfg.OSS.Endpoint, "oss-sts", "", "https URL of the service that exchanges a service account's token, for buckets with authType rrsa (default none)")
 	fs.StringVar(&cfg.OSS.TokenFile, "oss-token", "", "file of the projected service account token for it (default none)")
+	fs.StringVar(&cfg.Plugin.Name, "plugin", "", "name of the CSI driver whose node plugin is started as a child: its program and arguments follow after --, in which $(CSI_ENDPOINT) is its socket")
+	fs.Func("plugin-context", "key=value for the volume context of the plugin's volumes; may be given several times", cfg.Plugin.context)
 	format := fs.String("log-format", "json", "text or json")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	cfg.Plugin.Command, cfg.Plugin.Env = fs.Args(), os.Environ()
+	if err := cfg.Plugin.check(); err != nil {
 		return err
 	}
 	log, err := boot.Logger(os.Stderr, *format, *level)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -28,6 +29,7 @@ type config struct {
 	AllowHostPaths                  []string
 	NASFence, NASUnfenced           bool
 	OSS                             oss.OIDC
+	Plugin                          pluginConfig
 }
 
 // serve runs until a signal. Mounts stay: they belong to the sandbox, and only it ends them.
@@ -38,7 +40,12 @@ func serve(cfg config, log *slog.Logger) error {
 		return err
 	}
 	box := &container{receiver: receiver, began: time.Now()}
-	n, err := newNode(cfg, box, log)
+	foreign, err := startPlugin(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer foreign.stop() // after everything else: it may have to take volumes down
+	n, err := newNode(cfg, box, foreign, log)
 	if err != nil {
 		return err
 	}
@@ -63,8 +70,11 @@ func serve(cfg config, log *slog.Logger) error {
 
 	var group boot.Group
 	group.Add("channel", func(ctx context.Context) error { return server.Serve(ctx, listener) })
-	group.Add("hand-over", func(ctx context.Context) error { return finish(ctx, receiver, n, log) })
+	group.Add("hand-over", func(ctx context.Context) error { return finish(ctx, receiver, n, foreign, log) })
 	group.Add("rest", rest)
+	if foreign != nil {
+		group.Add("reap", reap)
+	}
 	return group.Run()
 }
 
@@ -72,8 +82,9 @@ func serve(cfg config, log *slog.Logger) error {
 // after the containers beside it, in what is left of their time.
 const uploadTime = 25 * time.Second
 
-// finish takes hand-overs until ctx ends, and then gives FUSE clients their time: they end with this process.
-func finish(ctx context.Context, receiver *handover.Receiver, n *node.Node, log *slog.Logger) error {
+// finish takes hand-overs until ctx ends, and then gives FUSE clients their time: they end with this process. A plugin is told to take its
+// volumes down.
+func finish(ctx context.Context, receiver *handover.Receiver, n *node.Node, foreign *plugin, log *slog.Logger) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	go func() { // ends with ctx, which ends with the group
@@ -84,14 +95,18 @@ func finish(ctx context.Context, receiver *handover.Receiver, n *node.Node, log 
 		}
 		within, cancel := context.WithTimeout(serving, uploadTime)
 		defer cancel()
-		if err := n.Finish(within); err != nil {
+		err := n.Finish(within)
+		if foreign != nil {
+			err = errors.Join(err, n.UnpublishAll(within))
+		}
+		if err != nil {
 			log.Warn("last writes of the sandbox may be missing", "error", err)
 		}
 	}()
 	return receiver.Serve(serving)
 }
 
-func newNode(cfg config, box *container, log *slog.Logger) (*node.Node, error) {
+func newNode(cfg config, box *container, foreign *plugin, log *slog.Logger) (*node.Node, error) {
 	host, err := hostpath.New(hostpath.Config{Prefixes: cfg.AllowHostPaths})
 	if err != nil {
 		return nil, err
@@ -100,8 +115,12 @@ func newNode(cfg config, box *container, log *slog.Logger) (*node.Node, error) {
 		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: bucket(cfg, log),
 		mount.DriverNAS: network(cfg, log),
 	}
+	policy := mount.DefaultPolicy()
+	if foreign != nil {
+		drivers[cfg.Plugin.Name], policy = foreign.Driver, policy.With(cfg.Plugin.Name)
+	}
 	return node.New(node.Config{
-		Dir: cfg.State, Drivers: drivers, Policy: mount.DefaultPolicy(), Logger: log,
+		Dir: cfg.State, Drivers: drivers, Policy: policy, Logger: log,
 		Probe: &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}}, Target: box.target,
 	})
 }

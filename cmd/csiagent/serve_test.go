@@ -56,6 +56,7 @@ type pod struct {
 	authority                                *channel.Authority
 	agent                                    *channel.Agent
 	log                                      *logbook
+	extra                                    []string // arguments of the agent
 
 	process *exec.Cmd
 }
@@ -123,7 +124,8 @@ func (p *pod) start(program string) {
 	if program == "" {
 		program = "/proc/self/exe"
 	}
-	p.process = exec.Command(program, "serve", "-addr", p.addr, "-handover", p.handover, "-state", p.state, "-identity", p.identity, "-allow-host-paths", p.host)
+	args := []string{"serve", "-addr", p.addr, "-handover", p.handover, "-state", p.state, "-identity", p.identity, "-allow-host-paths", p.host}
+	p.process = exec.Command(program, append(args, p.extra...)...)
 	p.process.Stderr = p.log
 	p.process.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	require.NoError(p.t, p.process.Start())

@@ -24,7 +24,7 @@ func (p *process) server(backend *kube.Backend, drivers []string) (*http.Server,
 	if err != nil {
 		return nil, nil, err
 	}
-	policy := mount.DefaultPolicy()
+	policy := mount.DefaultPolicy().With(p.cfg.Drivers...)
 	policy.Drivers = drivers
 	service, err := gateway.New(gateway.Config{
 		Backend: backend, Reader: reader, Policy: policy, Volumes: p.cfg.Volumes, Limits: p.cfg.Limits, Observer: p.observer, Logger: p.log,
@@ -54,14 +54,20 @@ func traced(api http.Handler) http.Handler {
 	})
 }
 
-// checks are what the agents' drivers refuse without touching any storage.
-func checks(hostPaths []string) map[string]kube.Check {
-	return map[string]kube.Check{
+// checks are what the agents' drivers refuse without touching any storage. What a foreign driver refuses only its plugin knows.
+func checks(hostPaths, foreign []string) map[string]kube.Check {
+	out := map[string]kube.Check{
 		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
 		mount.DriverOSS:      oss.Check,
 		mount.DriverNAS:      nas.Check,
 	}
+	for _, driver := range foreign {
+		if out[driver] == nil {
+			out[driver] = func(mount.Mount) error { return nil }
+		}
+	}
+	return out
 }
 
 func domains(domain string) []string {

@@ -212,7 +212,8 @@ func (r *rig) restart(t *testing.T) {
 	var err error
 	r.Driver, err = csi.New(r.config)
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = r.Driver.Close() })
+	made := r.Driver
+	t.Cleanup(func() { _ = made.Close() })
 }
 
 func (r *rig) mount(t *testing.T, m mount.Mount, place string) error {
