@@ -39,7 +39,7 @@ test: ## everything that CI runs: lint, vet, house rules, unit and integration t
 
 lint: $(BIN)/golangci-lint ## golangci-lint with .golangci.yml, gofmt included
 	@echo "== lint"
-	@$(BIN)/golangci-lint run ./...
+	@$(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 vet:
 	@echo "== vet"
