@@ -74,4 +74,36 @@ func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
 	}
 }
 
+// An agent on a CSI driver's image takes the place of the usual one, and is there once.
+func TestAnAgentOnADriversImageCanBeInjected(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), helm(t), "template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0",
+		"--show-only", "templates/injection.yaml", "-f", "../examples/kubernetes/csi-driver-values.yaml")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	cm := &corev1.ConfigMap{}
+	require.NoError(t, yaml.UnmarshalStrict(out, cm))
+	c, err := injector.Parse(cm.Data)
+	require.NoError(t, err)
+	fitted, err := injector.Inject(pod(t, plain), c, []string{"agent-runtime", "csi-smb"}, values)
+	require.NoError(t, err)
+	again, err := injector.Inject(fitted, c, []string{"agent-runtime", "csi-smb"}, values)
+	require.NoError(t, err)
+	require.Equal(t, fitted, again)
+	agents := 0
+	for _, s := range fitted.Spec.InitContainers {
+		if s.Name == "sandgate-csiagent" {
+			agents++
+			require.Equal(t, "registry.k8s.io/sig-storage/smbplugin:v1.20.1", s.Image)
+			require.Equal(t, []string{"/sandgate/csiagent", "serve"}, s.Command)
+			require.Equal(t, []string{
+				"-plugin=smb.csi.k8s.io", "-plugin-context=csi.storage.k8s.io/pod.uid=$(POD_UID)", "--", "/smbplugin", "--endpoint=$(CSI_ENDPOINT)",
+				"--nodeid=$(NODE_NAME)",
+			}, s.Args)
+		}
+	}
+	require.Equal(t, 1, agents)
+	_, err = injector.Inject(pod(t, plain), c, []string{"csi", "csi-smb"}, values)
+	require.ErrorContains(t, err, "sandgate-csiagent", "a pod has one agent")
+}
+
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
