@@ -150,7 +150,7 @@ func (j *job) leave(ctx context.Context, leaving []v1alpha1.MountStatus, out *re
 // mount looks at one mount and makes it where it is missing and nobody else's business.
 func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, missed bool, notes []note) {
 	known := v1alpha1.MountStatus{Phase: pending}
-	if k := find(j.sb.Status.Mounts, w.ID); k != nil && !w.replaced && !(w.took(*k) && w.differs(*k)) {
+	if k := find(j.sb.Status.Mounts, w.ID); k != nil && !w.replaced && (!w.took(*k) || !w.differs(*k)) {
 		known = *k
 	}
 	st = w.status(known)
