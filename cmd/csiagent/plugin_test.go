@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -187,6 +188,21 @@ func TestS3Plugin(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "written", string(text))
 	p.survives(b, m)
+
+	one := p.at(m, "one")
+	require.NoError(t, p.agent.Publish(t.Context(), one), p.log)
+	for _, pid := range p.clients() {
+		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); bytes.HasPrefix(line, []byte("s3fs")) {
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
+	require.Eventually(t, func() bool {
+		message, err := p.agent.Health(t.Context(), one.VolumeHandle, one.Target)
+		return err == nil && message != ""
+	}, 5*time.Second, 10*time.Millisecond, "a volume that nobody serves is reported")
+	require.NoError(t, p.agent.Publish(t.Context(), one), p.log)
+	require.FileExists(t, p.in(b, "one", "f"), "and mounted again")
+	p.unpublish(one)
 
 	wrong := p.at(m, "wrong")
 	wrong.StageSecret = mount.Secret{"endpoint": "::CANARY"}

@@ -84,7 +84,21 @@ func (n *Node) works(ctx context.Context, e *entry) bool {
 		return false
 	}
 	there, err := t.Live(ctx, e.Spec.Target, e.MountID)
-	return err == nil && there
+	return err == nil && there && !n.unserved(ctx, t, e)
+}
+
+// unserved says whether a file system has lost the server process that nobody has named, which the kernel says at once. What else is wrong
+// with it may pass.
+func (n *Node) unserved(ctx context.Context, t Target, e *entry) bool {
+	if !e.Remote || e.Client.PID != 0 {
+		return false
+	}
+	dir, err := t.Open(ctx, e.Spec.Target, e.MountID)
+	if err == nil {
+		err = n.config.Probe.Read(ctx, dir, e.FSType)
+		_ = dir.Close()
+	}
+	return errors.Is(err, unix.ENOTCONN)
 }
 
 // admit applies the policy to m beside the mounts that live.
