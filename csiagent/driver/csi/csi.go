@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -49,10 +49,13 @@ const (
 	undoTime  = 6 * time.Second  // for a mount that failed
 )
 
-var driverName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$`)
-
-// ValidName says whether name can be a CSI driver's.
-func ValidName(name string) bool { return driverName.MatchString(name) }
+// ValidName says whether name can be a CSI driver's. An expression would be in the memory of every agent, with a plugin or without.
+func ValidName(name string) bool {
+	const inside = "._-"
+	return len(name) > 0 && len(name) <= 63 && strings.Trim(name, inside) == name && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(inside, r)
+	})
+}
 
 // New returns a driver. The plugin need not be there yet.
 func New(c Config) (*Driver, error) {
