@@ -27,7 +27,13 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
 )
 
-func TestMain(m *testing.M) { os.Exit(apiserver.Main(m)) }
+// log is what the tests' processes and Kubernetes' libraries have said: those have one logger for all.
+var log = &lines{}
+
+func TestMain(m *testing.M) {
+	speak(slog.New(slog.NewTextHandler(log, nil)))
+	os.Exit(apiserver.Main(m))
+}
 
 type lines struct {
 	mu  sync.Mutex
@@ -134,10 +140,9 @@ func TestTheControllerWorksWithNoMoreThanItsRights(t *testing.T) {
 	c := apiserver.Client(t, apiserver.Start(t))
 	pool, release := apiserver.Namespace(t, c), apiserver.Namespace(t, c)
 	grant(t, c, pool, release)
-	log := &lines{}
 	logger := slog.New(slog.NewTextHandler(log, nil))
 	cfg := config{Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{pool}, Elect: true}
-	access, types, err := connect(cfg, logger)
+	access, types, err := connect(cfg)
 	require.NoError(t, err)
 	access.Impersonate = rest.ImpersonationConfig{UserName: account}
 	first, stop := replica(t, cfg, logger, access, types)

@@ -58,5 +58,6 @@ func command(args []string) error {
 	if err != nil {
 		return err
 	}
+	speak(log)
 	return do(cfg, log)
 }

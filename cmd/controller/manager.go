@@ -28,10 +28,14 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
-// connect is the way to the API server.
-func connect(cfg config, log *slog.Logger) (*rest.Config, *runtime.Scheme, error) {
+// speak has Kubernetes' libraries say what they have to say to log. Once in a process, before they do anything.
+func speak(log *slog.Logger) {
 	klog.SetSlogLogger(log)
 	crlog.SetLogger(logr.FromSlogHandler(log.Handler()))
+}
+
+// connect is the way to the API server.
+func connect(cfg config) (*rest.Config, *runtime.Scheme, error) {
 	access, err := clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cluster: %w", err)

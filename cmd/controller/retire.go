@@ -12,7 +12,7 @@ import (
 
 // retireAll is `controller retire`, the hook before the chart's objects are deleted.
 func retireAll(cfg config, log *slog.Logger) error {
-	access, types, err := connect(cfg, log)
+	access, types, err := connect(cfg)
 	if err != nil {
 		return err
 	}

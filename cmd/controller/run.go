@@ -46,7 +46,7 @@ func run(cfg config, log *slog.Logger) error {
 		}
 		group.Add("traces", traces)
 	}
-	access, types, err := connect(cfg, log)
+	access, types, err := connect(cfg)
 	if err != nil {
 		return err
 	}

@@ -120,13 +120,12 @@ func TestPodsThatOthersMakeAreFittedOut(t *testing.T) {
 
 	require.NoError(t, c.Delete(t.Context(), secret), "one who deletes it ends nothing")
 	t.Setenv("TMPDIR", t.TempDir())
-	log := &lines{}
 	cfg := config{
 		Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{pool}, Elect: true,
 		Webhook: hookConfig{On: true, Port: port, Host: "localhost"},
 	}
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	access, types, err := connect(cfg, logger)
+	access, types, err := connect(cfg)
 	require.NoError(t, err)
 	access.Impersonate = rest.ImpersonationConfig{UserName: account}
 	p, _ := replica(t, cfg, logger, access, types)
