@@ -305,9 +305,11 @@ func TestStockThatComesFirstIsTakenAndTheColdSandboxUndone(t *testing.T) {
 		got <- s
 	}()
 	require.Eventually(t, func() bool { return len(w.objects()) == 1 }, 10*time.Second, 10*time.Millisecond)
-	w.idle.Store(false)
 	stock := stockOf(set)
 	require.NoError(t, w.client.Create(t.Context(), stock))
+	w.mu.Lock()
+	w.makeReady(t.Context(), stock) // and the cold one is not
+	w.mu.Unlock()
 	require.Equal(t, warmpool.ID(stock.Labels[v1alpha1.LabelSandboxID]), (<-got).ID)
 	require.Eventually(t, func() bool { return len(w.objects()) == 1 }, 10*time.Second, 20*time.Millisecond)
 }
