@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sandgate-dev/sandgate/e2e/figures"
 	"github.com/sandgate-dev/sandgate/e2e/world"
 )
 
@@ -31,7 +31,7 @@ func bench(ctx context.Context, cfg config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeWorld(ctx, w)) }()
-	fmt.Println(machine())
+	fmt.Println(figures.Machine())
 	if err := stocked(ctx, w, 100); err != nil {
 		return err
 	}
@@ -184,21 +184,4 @@ func report(name string, took []time.Duration) {
 		return fmt.Sprintf("%.2f ms", float64(took[min(len(took)-1, len(took)*p/100)].Microseconds())/1000)
 	}
 	fmt.Printf("%-42s %9s %9s %9s\n", name, at(50), at(95), at(99))
-}
-
-func machine() string {
-	model, kernel := "unknown processor", "unknown kernel"
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		kernel = strings.TrimSpace(string(text))
-	}
-	load, _ := os.ReadFile("/proc/loadavg")
-	return fmt.Sprintf("machine: %s, %d cores, Linux %s, %s, load %s", model, runtime.NumCPU(), kernel, runtime.Version(), strings.TrimSpace(string(load)))
 }

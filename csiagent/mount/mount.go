@@ -49,8 +49,9 @@ type Mount struct {
 	Owner Owner
 	// Prefix is the directory of the volume that its owner confines this mount to; SubPath lies in it. Empty: the whole volume.
 	Prefix string `json:",omitzero"`
-	// Enforced says that the volume's owner, and not the caller, wants it read-only or confined to a directory: it has to hold against
-	// whatever the sandbox tries.
+	// OwnerReadOnly says that it is the volume's owner who wants it read-only, whatever the caller asks.
+	OwnerReadOnly bool `json:",omitzero"`
+	// Enforced says that OwnerReadOnly or Prefix has to hold against whatever the sandbox tries. The agent knows only this of them.
 	Enforced bool `json:",omitzero"`
 	// FSType is the PersistentVolume's fsType, for drivers that are not built in.
 	FSType string `json:",omitzero"`
@@ -63,8 +64,7 @@ type Mount struct {
 // Is says whether m is the mount that was asked for as have, which may have been written down before the volume's owner had his say
 // in ReadOnly.
 func (m Mount) Is(have Spec) bool {
-	readOnly := m.Enforced && m.Prefix == "" && m.ReadOnly // by the volume's owner
-	have.AllowNonEmpty, have.ReadOnly = m.AllowNonEmpty, have.ReadOnly || readOnly
+	have.AllowNonEmpty, have.ReadOnly = m.AllowNonEmpty, have.ReadOnly || m.OwnerReadOnly
 	return have == m.Spec
 }
 

@@ -154,8 +154,11 @@ func TestAMountIsJudgedBesideThoseThatAreThere(t *testing.T) {
 
 func TestTheSameMountIsToldFromAnother(t *testing.T) {
 	spec := mount.Spec{ID: "a", Volume: "v", SubPath: "s", Target: "/data"}
-	enforced := mount.Mount{Spec: spec, Enforced: true}
+	enforced := mount.Mount{Spec: spec, OwnerReadOnly: true, Prefix: "tenants/red", Enforced: true}
 	enforced.ReadOnly = true
+	confined := mount.Mount{Spec: spec, Prefix: "tenants/red", Enforced: true}
+	confined.ReadOnly = true
+	require.False(t, confined.Is(spec), "it is the caller who now wants it read-only")
 	require.True(t, mount.Mount{Spec: spec}.Is(spec))
 	require.True(t, enforced.Is(spec), "written down before the volume's owner had his say")
 	require.True(t, enforced.Is(enforced.Spec))

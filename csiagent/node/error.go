@@ -24,7 +24,7 @@ func translate(err error) error {
 	case errors.Is(err, probe.ErrHung):
 		return fmt.Errorf("%w: the storage did not answer a read in time", mount.ErrUnavailable)
 	case errors.Is(err, attach.ErrBusy):
-		return fmt.Errorf("%w: something is mounted at the target, or it is a directory that is not empty", ErrConflict)
+		return fmt.Errorf("%w: something is mounted at the target, or it is a directory that is not empty; take another one, or set allowNonEmpty to hide what lies in it", ErrConflict)
 	case errors.Is(err, attach.ErrUnsafe):
 		return fmt.Errorf("%w: the target or the subPath is no plain directory, or leads through a symbolic link or another mount", mount.ErrDenied)
 	case errors.Is(err, attach.ErrReadOnly):

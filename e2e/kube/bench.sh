@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../.."
 export CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sandgate}
 export SANDGATE_CLUSTER_WITH="helm kwok"
 CLUSTER=e2e/cluster/cluster.sh
+. e2e/kube/lib.sh
 BIN=$CACHE/bin/kubebench.d
 PODS=198.19.0.0/16 # kwok's pods; the cluster's own addresses are in 198.18.0.0/16
 GATEWAYS="1 2 3"
@@ -16,12 +17,6 @@ what=${1:-bench}
 [ $# = 0 ] || shift
 pids=()
 
-say() { printf '== %s\n' "$*"; }
-kubectl() { "$CLUSTER" exec kubectl "$@"; }
-until_ok() { # SECONDS COMMAND...
-  local end=$((SECONDS + $1)); shift
-  until "$@" >/dev/null 2>&1; do ((SECONDS < end)) || { "$@"; return 1; }; sleep 0.5; done
-}
 launch() { # NAME COMMAND...: a process in the cluster's network, its log in WORK
   local name=$1; shift
   "$CLUSTER" exec "$@" >"$WORK/$name.log" 2>&1 &

@@ -14,6 +14,9 @@ check "a sandbox gets ready again" ready "$TEMPLATE"
 check "a team's directory is all that it sees of a volume" grep -qx mine "$WORK/objects/$BUCKET/tenants/admin/a/file"
 check "the same by the JS SDK" js e2e/kube/volumes.mjs
 check "a sandbox gets ready again" ready "$TEMPLATE"
+check "the default pool is full" ready base 2
+check "volumes come and go in a running sandbox" sdk e2e/kube/live.py
+tell
 check "a volume comes back after its agent was killed" sdk e2e/kube/heal.py
 tell
 

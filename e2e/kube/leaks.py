@@ -31,12 +31,12 @@ def leaks():
 
 def planted():
     name = "planted-" + uuid.uuid4().hex[:8]
-    node("sh", "-c", "mkdir -p /mnt/x /scratch 2>/dev/null; mount -t tmpfs planted /scratch")
+    node("sh", "-c", "mkdir -p /scratch && mount -t tmpfs planted /scratch")
     try:
         require("is mounted at /scratch")
     finally:
         node("umount", "/scratch")
-        node("rmdir", "/scratch", "/mnt/x", check=False)
+        node("rmdir", "/scratch")
     process = subprocess.Popen([CLUSTER, "node", "bash", "-c", "exec -a s3fs sleep 1000"])
     try:
         require("is an s3fs")

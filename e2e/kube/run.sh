@@ -7,6 +7,7 @@ cd "$(dirname "$0")/../.."
 export CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sandgate}
 export SANDGATE_CLUSTER_WITH="helm coredns"
 CLUSTER=e2e/cluster/cluster.sh
+. e2e/kube/lib.sh
 IMAGE=registry-cn-zhangjiakou-vpc.ack.aliyuncs.com/acs/code-interpreter:v1.6 # the seed's own reference; made here, not pulled
 NODE=198.18.0.1 BUCKET=sandgate
 WORK=$(mktemp -d)
@@ -17,16 +18,10 @@ node=$CACHE/node/node_modules/.bin/node # where the machine's own was too old
 passed=0 failed=0 store=
 export CLUSTER
 
-say() { printf '== %s\n' "$*"; }
-kubectl() { "$CLUSTER" exec kubectl "$@"; }
 check() { # NAME COMMAND...: one result
   local name=$1; shift
   if "$@" >"$WORK/out" 2>&1; then passed=$((passed + 1)); echo "ok    $name"
   else failed=$((failed + 1)); echo "FAIL  $name"; tail -n 15 "$WORK/out" | sed 's/^/      /'; fi
-}
-until_ok() { # SECONDS COMMAND...
-  local end=$((SECONDS + $1)); shift
-  until "$@" >/dev/null 2>&1; do ((SECONDS < end)) || { "$@"; return 1; }; sleep 0.5; done
 }
 finish() {
   local status=$?

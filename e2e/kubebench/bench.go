@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sandgate-dev/sandgate/e2e/figures"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
@@ -37,7 +38,7 @@ func bench(ctx context.Context, cfg config, c *cluster) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(machine())
+	fmt.Println(figures.Machine())
 	fmt.Printf("Kubernetes %s, %d gateways, 1 controller, API server, etcd without fsync, kwok, stubs and load all on these cores\n", version, len(cfg.urls))
 	key, err := c.key(ctx, cfg.release)
 	if err != nil {
@@ -77,7 +78,7 @@ func bench(ctx context.Context, cfg config, c *cluster) error {
 	if len(small) > 0 && len(large) > 0 {
 		fmt.Printf("\na pool of %d against one of %d, p50: %.2f times\n", cfg.large, cfg.small, float64(percentile(large, 50))/float64(percentile(small, 50)))
 	}
-	fmt.Println("load at the end", load())
+	fmt.Println("load at the end", figures.Load())
 	return nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sandgate-dev/sandgate/e2e/figures"
 )
 
 // patience is how long the herd is given to get what it asked for, refusals included.
@@ -18,7 +20,7 @@ const patience = 5 * time.Minute
 
 // herd lets many creates loose on a small pool at once, each at one of the replicas. Who is refused comes back when he was told to.
 func herd(ctx context.Context, cfg config, c *cluster) error {
-	fmt.Println(machine())
+	fmt.Println(figures.Machine())
 	key, err := c.key(ctx, cfg.release)
 	if err != nil {
 		return err

@@ -143,24 +143,3 @@ func busy(before map[string]time.Duration, took time.Duration, creates int) {
 	}
 	fmt.Println()
 }
-
-func machine() string {
-	model, kernel := "unknown processor", "unknown kernel"
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(text)) {
-			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-				model = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		kernel = strings.TrimSpace(string(text))
-	}
-	return fmt.Sprintf("machine: %s, %d cores, Linux %s, %s, load %s", model, runtime.NumCPU(), kernel, runtime.Version(), load())
-}
-
-func load() string {
-	text, _ := os.ReadFile("/proc/loadavg")
-	return strings.TrimSpace(string(text))
-}

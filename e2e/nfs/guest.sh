@@ -16,8 +16,9 @@ e2e/install.sh nfs
 if [ ! -e "$ROOT/complete" ]; then
   rm -rf "$ROOT" && mkdir -p "$ROOT/debs"
   meta=linux-image-cloud-amd64
+  apt-cache show $meta >/dev/null 2>&1 || apt-get update -qq
   kernel=$(apt-cache depends $meta | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p')
-  [ -n "$kernel" ] || die "apt knows no $meta: run apt-get update, or this is no Debian"
+  [ -n "$kernel" ] || die "apt knows no $meta: this is no Debian"
   say "fetching $kernel and the NFS server (30 MB, once)"
   (cd "$ROOT/debs" && apt-get download -qq "$kernel" nfs-kernel-server nfs-common rpcbind libtirpc3 libtirpc-common netbase libevent-core-2.1-7 libwrap0 \
     libnfsidmap1 libsqlite3-0 libkeyutils1 libdevmapper1.02.1 busybox-static iproute2 libbpf1 libelf1 libmnl0 2> >(grep -v unsandboxed >&2))

@@ -73,7 +73,8 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 	if src.targets != nil && !within(spec.Target, src.targets) {
 		res.fault(i, mount.FieldTarget, "PersistentVolume %q may be mounted below %s only", spec.Volume, strings.Join(src.targets, ", "))
 	}
-	m.ReadOnly, m.Prefix, m.Enforced = spec.ReadOnly || src.ReadOnly, src.Prefix, src.ReadOnly || src.Prefix != ""
+	m.ReadOnly, m.OwnerReadOnly, m.Prefix = spec.ReadOnly || src.ReadOnly, src.ReadOnly, src.Prefix
+	m.Enforced = m.OwnerReadOnly || m.Prefix != ""
 	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
 	m.AccessMode, m.FSType, m.Secret, m.StageSecret = src.AccessMode, src.FSType, src.Secret, src.StageSecret
 	return m, nil
