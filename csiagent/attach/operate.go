@@ -173,17 +173,26 @@ func removeAt(rel string, id uint64, lazy bool) error {
 	return nil
 }
 
-// Live says whether the mount is still in the container, at target or wherever the container has moved it. It does not ask the
-// file system: a mount whose server is dead is live.
+// Live says whether the mount is still in the container, at target or wherever the container has moved it, also beneath another one. It
+// does not ask the file system: a mount whose server is dead is live.
 func (n *Namespace) Live(ctx context.Context, target string, id uint64) (bool, error) {
-	f, err := n.Open(ctx, target, id)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
+	rel, err := relative(target)
 	if err != nil {
 		return false, err
 	}
-	return true, f.Close()
+	procs, err := openProc()
+	if err != nil {
+		return false, err
+	}
+	var where string
+	work := func() (err error) {
+		where, err = find(procs, rel, id)
+		return err
+	}
+	if err := n.enter(ctx, false, work, nil, func() { closeFD(procs) }); err != nil {
+		return false, fmt.Errorf("look for %s: %w", target, err)
+	}
+	return where != "", nil
 }
 
 // Open returns an O_PATH descriptor of the mount's root, for a probe outside of the namespace, or ErrNotFound. It counts as use of
