@@ -44,7 +44,7 @@ func (s *Service) mountable(ctx context.Context, p warmpool.Principal, id warmpo
 		return mount.Mount{}, err
 	}
 	derived := spec.ID == spec.DerivedID()
-	if c := sb.MadeFrom.Containers; len(c) > 0 && spec.Container == c[0] {
+	if c := sb.MadeFrom.Containers; len(c) > 0 && spec.Container == c[0].Name {
 		spec.Container = "" // one name for one place
 	}
 	if derived {

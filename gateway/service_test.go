@@ -42,7 +42,7 @@ func newWorld(t *testing.T, stock int) world {
 	t.Helper()
 	clk := testclock.NewFakePassiveClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	pool := warmpooltest.NewMemory(clk,
-		warmpool.Template{Name: "base", Aliases: []string{"base-v1"}, Runtimes: []string{"csi"}, Containers: []string{"main"}, Desired: stock, EnvdVersion: "0.6.0"},
+		warmpool.Template{Name: "base", Aliases: []string{"base-v1"}, Runtimes: []string{"csi"}, Containers: []warmpool.Container{{Name: "main", Mounts: true, Memory: 64 << 20}}, Desired: stock, EnvdVersion: "0.6.0"},
 		warmpool.Template{Name: "plain", Aliases: []string{"plain-v1"}, Desired: stock, EnvdVersion: "0.6.0"})
 	s, err := gateway.New(gateway.Config{
 		Backend: pool, Reader: warmpooltest.Volumes{"scratch": warmpooltest.TmpfsVolume("scratch"), "other": warmpooltest.TmpfsVolume("other")},

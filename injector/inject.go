@@ -12,7 +12,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Values fill the placeholders of runtimes: ${SANDBOX_ID}, ${AGENT_SECRET} and ${INIT_KEY}. None is a secret.
+// Values fill the placeholders of runtimes: ${SANDBOX_ID}, ${AGENT_SECRET} and ${INIT_KEY}. None is a secret. Two more are the pod's own:
+// ${CONTAINERS} is the list of containers that take mounts, and ${CONTAINER}, in mainContainer, the one that it is merged into.
 type Values struct {
 	// SandboxID is the sandbox's ID in the API.
 	SandboxID string
@@ -24,19 +25,27 @@ type Values struct {
 
 var valueGrammar = regexp.MustCompile(`^[A-Za-z0-9+/=._-]*$`)
 
-// fill returns r with the placeholders replaced. The values are of a grammar that cannot end a JSON string.
-func (v Values) fill(r runtime) (out runtime, err error) {
-	for _, value := range []string{v.SandboxID, v.AgentSecret, v.InitKey} {
+// fill returns r with the placeholders replaced, for a pod whose containers take mounts. The values are of a grammar that cannot end a
+// JSON string.
+func (v Values) fill(r runtime, containers []string) (runtime, error) {
+	for _, value := range append([]string{v.SandboxID, v.AgentSecret, v.InitKey}, containers...) {
 		if !valueGrammar.MatchString(value) {
-			return out, errValues
+			return runtime{}, errValues
 		}
 	}
-	raw, err := json.Marshal(r)
-	if err != nil {
-		return out, fmt.Errorf("injector: %w", err)
+	return replace(r, strings.NewReplacer(
+		PlaceholderSandboxID, v.SandboxID, PlaceholderAgentSecret, v.AgentSecret, PlaceholderInitKey, v.InitKey,
+		placeholderContainers, strings.Join(containers, ","),
+	))
+}
+
+// replace is value with the placeholders in all of its text replaced.
+func replace[T any](value T, with *strings.Replacer) (out T, err error) {
+	raw, err := json.Marshal(value)
+	if err == nil {
+		err = json.Unmarshal([]byte(with.Replace(string(raw))), &out)
 	}
-	text := strings.NewReplacer(PlaceholderSandboxID, v.SandboxID, PlaceholderAgentSecret, v.AgentSecret, PlaceholderInitKey, v.InitKey).Replace(string(raw))
-	if err := json.Unmarshal([]byte(text), &out); err != nil {
+	if err != nil {
 		return out, fmt.Errorf("injector: %w", err)
 	}
 	return out, nil
@@ -52,20 +61,29 @@ func Inject(pod *corev1.Pod, c Config, runtimes []string, v Values) (*corev1.Pod
 	if len(pod.Spec.Containers) == 0 {
 		return nil, Faults{"spec.containers: want at least one container; the first is the sandbox"}
 	}
-	i := injection{pod: pod.DeepCopy()}
+	i := injection{pod: pod.DeepCopy(), mains: map[string]map[string]*corev1.Container{}}
+	if i.takers, err = Takers(pod.Annotations, pod.Spec.Containers); err != nil {
+		return nil, err
+	}
 	parts := map[string]runtime{}
 	for _, name := range order {
-		if parts[name], err = v.fill(c.runtimes[name]); err != nil {
+		if parts[name], err = v.fill(c.runtimes[name], i.takers); err != nil {
 			return nil, err
 		}
 		i.parts = append(i.parts, parts[name])
+		if i.mains[name], err = i.mainsOf(name, parts[name].MainContainer); err != nil {
+			return nil, err
+		}
 	}
 	i.safe()
+	i.apart(c, order)
 	for _, name := range order {
 		i.merge(name, parts[name])
 	}
 	i.place(order, parts)
-	i.chain(hooks(order, parts))
+	for k := range i.pod.Spec.Containers {
+		i.chain(k, i.hooks(order, i.pod.Spec.Containers[k].Name))
+	}
 	if err := i.faults.err(); err != nil {
 		return nil, err
 	}
@@ -76,6 +94,8 @@ func Inject(pod *corev1.Pod, c Config, runtimes []string, v Values) (*corev1.Pod
 type injection struct {
 	pod    *corev1.Pod
 	parts  []runtime
+	takers []string                                // the containers that take mounts, the first one first
+	mains  map[string]map[string]*corev1.Container // by runtime and container: what of it is merged into that one
 	faults Faults
 }
 
@@ -86,13 +106,17 @@ func (i *injection) merge(name string, r runtime) {
 	for _, c := range r.Containers {
 		i.pod.Spec.Containers = add(i, i.pod.Spec.Containers, c, "spec.containers", name, containerName)
 	}
-	main := &i.pod.Spec.Containers[0]
-	if m := r.MainContainer; m != nil {
+	for k := range i.pod.Spec.Containers {
+		c, at := &i.pod.Spec.Containers[k], fmt.Sprintf("spec.containers[%d]", k)
+		m := i.mains[name][c.Name]
+		if m == nil {
+			continue
+		}
 		for _, e := range m.Env {
-			main.Env = add(i, main.Env, e, "spec.containers[0].env", name, func(e corev1.EnvVar) string { return e.Name })
+			c.Env = add(i, c.Env, e, at+".env", name, func(e corev1.EnvVar) string { return e.Name })
 		}
 		for _, vm := range m.VolumeMounts {
-			main.VolumeMounts = add(i, main.VolumeMounts, vm, "spec.containers[0].volumeMounts", name, func(vm corev1.VolumeMount) string { return vm.MountPath })
+			c.VolumeMounts = add(i, c.VolumeMounts, vm, at+".volumeMounts", name, func(vm corev1.VolumeMount) string { return vm.MountPath })
 		}
 	}
 	i.pod.Annotations = i.keys(i.pod.Annotations, r.Annotations, "metadata.annotations", name)
@@ -173,8 +197,9 @@ func sidecars(r runtime) []corev1.Container {
 // mounts says whether a runtime is csi, or csi-NAME, which takes its place.
 func mounts(name string) bool { return name == runtimeCSI || strings.HasPrefix(name, runtimeCSI+"-") }
 
-// hooks are the runtimes' postStart commands: csi first, so that volumes can be attached as early as can be, then the others in order.
-func hooks(order []string, parts map[string]runtime) (out [][]string) {
+// hooks are the runtimes' postStart commands for a container: csi first, so that volumes can be attached as early as can be, then the
+// others in order.
+func (i *injection) hooks(order []string, container string) (out [][]string) {
 	byHook := slices.Clone(order)
 	slices.SortStableFunc(byHook, func(a, b string) int {
 		switch first, second := mounts(a), mounts(b); {
@@ -186,16 +211,16 @@ func hooks(order []string, parts map[string]runtime) (out [][]string) {
 		return 1
 	})
 	for _, name := range byHook {
-		if m := parts[name].MainContainer; m != nil && m.Lifecycle != nil {
+		if m := i.mains[name][container]; m != nil && m.Lifecycle != nil {
 			out = append(out, m.Lifecycle.PostStart.Exec.Command)
 		}
 	}
 	return out
 }
 
-// chain makes one postStart of the injected commands and the template's own: each runs what follows its "--". No shell is needed, and
+// chain makes one postStart of the commands injected into container k and the template's own: each runs what follows its "--". No shell is needed, and
 // the template's command keeps its arguments and its exit status.
-func (i *injection) chain(commands [][]string) {
+func (i *injection) chain(k int, commands [][]string) {
 	if len(commands) == 0 {
 		return
 	}
@@ -206,7 +231,7 @@ func (i *injection) chain(commands [][]string) {
 		}
 		ours = append(ours, c...)
 	}
-	main := &i.pod.Spec.Containers[0]
+	main := &i.pod.Spec.Containers[k]
 	if main.Lifecycle == nil {
 		main.Lifecycle = &corev1.Lifecycle{}
 	}
@@ -214,7 +239,7 @@ func (i *injection) chain(commands [][]string) {
 	switch {
 	case own == nil:
 	case own.Exec == nil || len(own.Exec.Command) == 0:
-		i.faults.add("spec.containers[0].lifecycle.postStart", "only an exec command can be chained behind the injected one; make it one")
+		i.faults.add(fmt.Sprintf("spec.containers[%d].lifecycle.postStart", k), "only an exec command can be chained behind the injected one; make it one")
 		return
 	case slices.Equal(own.Exec.Command, ours), len(own.Exec.Command) > len(ours) && slices.Equal(own.Exec.Command[:len(ours)+1], append(slices.Clone(ours), "--")):
 		return // chained before

@@ -93,11 +93,8 @@ func (i *injection) container(at string, c *corev1.Container) {
 		}
 	}
 	for k, m := range c.VolumeMounts {
-		ours := i.injected(func(r runtime) bool {
-			return r.MainContainer != nil && contains(r.MainContainer.VolumeMounts, m)
-		})
 		switch {
-		case ours:
+		case i.ours(c.Name, m):
 		case i.injected(func(r runtime) bool {
 			return slices.ContainsFunc(r.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name })
 		}):

@@ -105,8 +105,8 @@ type Template struct {
 	Resources Resources
 	// Owner owns what is mounted: the user of its main container, so that programs there can write.
 	Owner mount.Owner
-	// Containers are the names of its containers, the main one first.
-	Containers []string
+	// Containers are its containers, the main one first.
+	Containers []Container
 	// Reserved are the paths its pod template mounts; nothing may be mounted at, above or below them.
 	Reserved []string
 	// Desired, Ready and Claimed count sandboxes.
@@ -115,6 +115,15 @@ type Template struct {
 	EnvdVersion             string
 	// Reason says why the pool cannot be filled, empty when it can.
 	Reason string
+}
+
+// Container is one of a template's.
+type Container struct {
+	Name string
+	// Mounts says whether volumes can be mounted into it.
+	Mounts bool
+	// Memory is its limit in bytes; 0 means none.
+	Memory int64
 }
 
 // Filter chooses sandboxes; zero fields choose all.

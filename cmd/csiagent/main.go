@@ -74,7 +74,8 @@ func serveCommand(args []string) error {
 	var cfg config
 	fs := flag.NewFlagSet("csiagent serve", flag.ContinueOnError)
 	fs.StringVar(&cfg.Addr, "addr", ":49990", "address of the one port")
-	fs.StringVar(&cfg.Handover, "handover", "/handover/handover.sock", "socket at which the starter hands the namespace over")
+	fs.StringVar(&cfg.Handover, "handover", "/handover/handover.sock", "socket at which the starter hands the namespace over; with -containers one of this name in a directory beside it for each")
+	fs.Func("containers", "comma-separated names of the containers that take mounts, the main one first (default one without a name)", boot.List(&cfg.Containers, ","))
 	fs.StringVar(&cfg.State, "state", "/var/lib/sandgate-agent", "directory of the journal, in memory")
 	fs.StringVar(&cfg.Identity, "identity", "/identity", "directory with tls.crt, tls.key and ca.crt")
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 )
 
 // foreign is a pod whose agent runs a plugin that nobody here wrote: CSI_PLUGINS is a directory with such programs.
@@ -66,7 +67,7 @@ func (p *pod) killPlugin() {
 
 func (p *pod) unpublish(m mount.Mount) {
 	p.t.Helper()
-	require.NoError(p.t, p.agent.Unpublish(p.t.Context(), m.VolumeHandle, m.Target), p.log)
+	require.NoError(p.t, p.agent.Unpublish(p.t.Context(), node.Identity{VolumeHandle: m.VolumeHandle, Target: m.Target}), p.log)
 }
 
 // at is m at another target of the sandbox.
@@ -197,7 +198,7 @@ func TestS3Plugin(t *testing.T) {
 		}
 	}
 	require.Eventually(t, func() bool {
-		message, err := p.agent.Health(t.Context(), one.VolumeHandle, one.Target)
+		message, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: one.VolumeHandle, Target: one.Target})
 		return err == nil && message != ""
 	}, 5*time.Second, 10*time.Millisecond, "a volume that nobody serves is reported")
 	require.NoError(t, p.agent.Publish(t.Context(), one), p.log)

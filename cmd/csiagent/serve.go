@@ -11,13 +11,11 @@ import (
 	"time"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
-	"github.com/sandgate-dev/sandgate/csiagent/attach"
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
-	"github.com/sandgate-dev/sandgate/csiagent/handover"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
@@ -26,6 +24,7 @@ import (
 // config is what `csiagent serve` is told.
 type config struct {
 	Addr, Handover, State, Identity string
+	Containers                      []string
 	AllowHostPaths                  []string
 	NASFence, NASUnfenced           bool
 	OSS                             oss.OIDC
@@ -35,17 +34,16 @@ type config struct {
 // serve runs until a signal. Mounts stay: they belong to the sandbox, and only it ends them.
 func serve(cfg config, log *slog.Logger) error {
 	log = slog.New(channel.Named(log.Handler()))
-	receiver, err := handover.Listen(handover.Config{Socket: cfg.Handover, Threads: attach.NewThreads(attach.DefaultThreads)})
+	boxes, err := listen(cfg.Handover, cfg.Containers)
 	if err != nil {
 		return err
 	}
-	box := &container{receiver: receiver, began: time.Now()}
 	foreign, err := startPlugin(cfg, log)
 	if err != nil {
 		return err
 	}
 	defer foreign.stop() // after everything else: it may have to take volumes down
-	n, err := newNode(cfg, box, foreign, log)
+	n, err := newNode(cfg, boxes, foreign, log)
 	if err != nil {
 		return err
 	}
@@ -54,10 +52,10 @@ func serve(cfg config, log *slog.Logger) error {
 	if err := n.Adopt(context.Background()); err != nil {
 		log.Error("not everything could be adopted", "error", err)
 	}
-	box.adopted.Store(true)
+	boxes.adopted.Store(true)
 	server, err := channel.NewServer(channel.ServerConfig{
 		Identity: (&identity{dir: cfg.Identity}).read, Node: node.NewServer(n, node.Info{Name: "agent.sandgate.dev", Version: boot.Version}),
-		Version: boot.Version, HandedOver: box.ready, Log: log,
+		Version: boot.Version, HandedOver: boxes.ready, Reachable: boxes.alive, Log: log,
 	})
 	if err != nil {
 		return err
@@ -70,7 +68,7 @@ func serve(cfg config, log *slog.Logger) error {
 
 	var group boot.Group
 	group.Add("channel", func(ctx context.Context) error { return server.Serve(ctx, listener) })
-	group.Add("hand-over", func(ctx context.Context) error { return finish(ctx, receiver, n, foreign, log) })
+	group.Add("hand-over", func(ctx context.Context) error { return finish(ctx, boxes, n, foreign, log) })
 	group.Add("rest", rest)
 	if foreign != nil {
 		group.Add("reap", reap)
@@ -84,14 +82,14 @@ const uploadTime = 25 * time.Second
 
 // finish takes hand-overs until ctx ends, and then gives FUSE clients their time: they end with this process. A plugin is told to take its
 // volumes down.
-func finish(ctx context.Context, receiver *handover.Receiver, n *node.Node, foreign *plugin, log *slog.Logger) error {
+func finish(ctx context.Context, boxes *containers, n *node.Node, foreign *plugin, log *slog.Logger) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	go func() { // ends with ctx, which ends with the group
 		<-ctx.Done()
 		defer stop()
-		if receiver.State().Ready {
-			return // the container lives and uses its volumes: they break loudly, and are mounted again by the next agent
+		if boxes.alive() {
+			return // a container lives and uses its volumes: they break loudly, and are mounted again by the next agent
 		}
 		within, cancel := context.WithTimeout(serving, uploadTime)
 		defer cancel()
@@ -103,10 +101,10 @@ func finish(ctx context.Context, receiver *handover.Receiver, n *node.Node, fore
 			log.Warn("last writes of the sandbox may be missing", "error", err)
 		}
 	}()
-	return receiver.Serve(serving)
+	return boxes.serve(serving)
 }
 
-func newNode(cfg config, box *container, foreign *plugin, log *slog.Logger) (*node.Node, error) {
+func newNode(cfg config, boxes *containers, foreign *plugin, log *slog.Logger) (*node.Node, error) {
 	host, err := hostpath.New(hostpath.Config{Prefixes: cfg.AllowHostPaths})
 	if err != nil {
 		return nil, err
@@ -121,7 +119,7 @@ func newNode(cfg config, box *container, foreign *plugin, log *slog.Logger) (*no
 	}
 	return node.New(node.Config{
 		Dir: cfg.State, Drivers: drivers, Policy: policy, Logger: log,
-		Probe: &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}}, Target: box.target,
+		Probe: &probe.Prober{Command: []string{"/proc/self/exe", probeCommand}}, Target: boxes.target,
 	})
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/handover"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 )
 
 const containerArgument = "act-as-container"
@@ -262,10 +263,10 @@ func TestVolumesAppearInTheContainerAndSurviveTheirAgent(t *testing.T) {
 	// Before the starter is back the agent knows already what is there.
 	require.Eventually(t, func() bool { return p.agent.Publish(t.Context(), p.memory("mem")) == nil }, 10*time.Second, 5*time.Millisecond)
 	require.FileExists(t, p.in(b, "mem", "f"), "it is the same mount")
-	message, err := p.agent.Health(t.Context(), "host-handle", host.Target)
+	message, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: "host-handle", Target: host.Target})
 	require.NoError(t, err)
 	require.Empty(t, message)
-	require.NoError(t, p.agent.Unpublish(t.Context(), "mem-handle", filepath.Join(p.sandbox, "mem")))
+	require.NoError(t, p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: "mem-handle", Target: filepath.Join(p.sandbox, "mem")}))
 	require.NoFileExists(t, p.in(b, "mem", "f"))
 	require.NoError(t, p.end())
 	require.FileExists(t, p.in(b, "host", "f"), "nor is it when it is told to end")
@@ -288,7 +289,7 @@ func TestAVolumeWhoseClientDiedWithItsAgentIsMountedAgain(t *testing.T) {
 	}
 	p.start("")
 	p.ready(true)
-	message, err := p.agent.Health(t.Context(), "oss-handle", filepath.Join(p.sandbox, "oss"))
+	message, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: "oss-handle", Target: filepath.Join(p.sandbox, "oss")})
 	require.NoError(t, err, "it is known")
 	require.Contains(t, message, "ended")
 	_, err = os.ReadDir(p.in(b, "oss"))
@@ -314,8 +315,8 @@ func TestAContainerThatStartsAgainGetsItsVolumesAgain(t *testing.T) {
 		require.ErrorIs(t, p.agent.Publish(t.Context(), p.memory("mem")), channel.ErrNotReady)
 	}
 	// Nobody comes back: there is nothing left to take away, and what was written was uploaded.
-	require.NoError(t, p.agent.Unpublish(t.Context(), "mem-handle", filepath.Join(p.sandbox, "mem")))
-	require.NoError(t, p.agent.Unpublish(t.Context(), "oss-handle", filepath.Join(p.sandbox, "oss")))
+	require.NoError(t, p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: "mem-handle", Target: filepath.Join(p.sandbox, "mem")}))
+	require.NoError(t, p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: "oss-handle", Target: filepath.Join(p.sandbox, "oss")}))
 	require.Empty(t, p.clients())
 }
 
@@ -380,7 +381,7 @@ func TestTheAgentIdlesInFifteenMegabytes(t *testing.T) {
 		name := "mem" + strconv.Itoa(i%10)
 		require.NoError(t, p.agent.Publish(t.Context(), p.memory(name)))
 		if i < 10 {
-			require.NoError(t, p.agent.Unpublish(t.Context(), name+"-handle", filepath.Join(p.sandbox, name)))
+			require.NoError(t, p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: name+"-handle", Target: filepath.Join(p.sandbox, name)}))
 		}
 	}
 	t.Logf("after 20 publishes: %d KiB", rss(t, p.process.Process.Pid))

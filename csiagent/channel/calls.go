@@ -86,30 +86,32 @@ func (a *Agent) Publish(ctx context.Context, m mount.Mount) error {
 	})
 }
 
-// Unpublish takes the volume away from its target, in every container that has it there. One that is not there is no error;
-// node.ErrDataLoss says that it is gone and its last writes may be missing.
-func (a *Agent) Unpublish(ctx context.Context, handle, target string) error {
+// Unpublish takes the volume away from its target. One that is not there is no error; node.ErrDataLoss says that it is gone and its last
+// writes may be missing.
+func (a *Agent) Unpublish(ctx context.Context, id node.Identity) error {
+	ctx = node.InContainer(ctx, id.Container)
 	return a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
-		_, err := csi.NewNodeClient(conn).NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: handle, TargetPath: target}, opt)
+		_, err := csi.NewNodeClient(conn).NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: id.VolumeHandle, TargetPath: id.Target}, opt)
 		return err
 	})
 }
 
 // UnpublishIdle is Unpublish of a volume that nobody uses: node.ErrInUse for one that is in use, and mount.ErrUnavailable for one whose
 // last writes cannot be written back; both stay.
-func (a *Agent) UnpublishIdle(ctx context.Context, handle, target string) error {
+func (a *Agent) UnpublishIdle(ctx context.Context, id node.Identity) error {
 	if err := a.admit(ctx, idleProtocol); err != nil {
 		return err
 	}
-	return a.Unpublish(metadata.AppendToOutgoingContext(ctx, unpublishKey, unpublishIdle), handle, target)
+	return a.Unpublish(metadata.AppendToOutgoingContext(ctx, unpublishKey, unpublishIdle), id)
 }
 
 // Health looks at a published volume: the message says what is wrong with it, empty when it can be read. mount.ErrNotFound for one
 // that is not published.
-func (a *Agent) Health(ctx context.Context, handle, target string) (string, error) {
+func (a *Agent) Health(ctx context.Context, id node.Identity) (string, error) {
 	var message string
+	ctx = node.InContainer(ctx, id.Container)
 	err := a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
-		r, err := csi.NewNodeClient(conn).NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: handle, VolumePublishPath: target}, opt)
+		r, err := csi.NewNodeClient(conn).NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: id.VolumeHandle, VolumePublishPath: id.Target}, opt)
 		for _, s := range r.GetVolumeHealth().GetHealthStatuses() {
 			message = s.GetMessage()
 		}

@@ -242,8 +242,8 @@ func TestErrorsKeepTheirKinds(t *testing.T) {
 func TestAnUnpublishSaysWhetherAVolumeInUseIsTaken(t *testing.T) {
 	w := start(t)
 	a := pool(t, client(t, w.authority, time.Now())).Agent("uid-1", w.addr)
-	require.NoError(t, a.UnpublishIdle(t.Context(), "h", "/data"))
-	require.NoError(t, a.Unpublish(t.Context(), "h", "/data"))
+	require.NoError(t, a.UnpublishIdle(t.Context(), node.Identity{VolumeHandle: "h", Target: "/data"}))
+	require.NoError(t, a.Unpublish(t.Context(), node.Identity{VolumeHandle: "h", Target: "/data"}))
 	require.Equal(t, []string{"idle", "whatever"}, w.node.taken)
 }
 
@@ -324,7 +324,7 @@ func TestAnAgentThatWouldNotAskWhetherAVolumeIsInUseIsNotAsked(t *testing.T) {
 	t.Cleanup(s.Stop)
 	a := pool(t, client(t, w.authority, time.Now())).Agent("uid-1", l.Addr().String())
 	require.NoError(t, a.Publish(t.Context(), volume()))
-	require.ErrorIs(t, a.UnpublishIdle(t.Context(), "h", "/data"), channel.ErrTooOld)
+	require.ErrorIs(t, a.UnpublishIdle(t.Context(), node.Identity{VolumeHandle: "h", Target: "/data"}), channel.ErrTooOld)
 	require.Empty(t, w.node.taken)
 }
 
@@ -375,7 +375,7 @@ func TestWithoutTheNamespaceNothingIsToldOfVolumes(t *testing.T) {
 	w := start(t)
 	a := pool(t, client(t, w.authority, time.Now())).Agent("uid-1", w.addr)
 	w.ready.Store(false)
-	_, err := a.Health(t.Context(), "h", "/data")
+	_, err := a.Health(t.Context(), node.Identity{VolumeHandle: "h", Target: "/data"})
 	require.ErrorIs(t, err, channel.ErrNotReady)
 	require.NotErrorIs(t, err, mount.ErrNotFound, "else somebody would mount it again")
 	state, err := a.State(t.Context())

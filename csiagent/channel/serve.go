@@ -26,7 +26,7 @@ func (s *Server) intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo
 			ctx = context.WithValue(ctx, requestIn{}, ids[0])
 		}
 	}
-	if needsNamespace(req) && !s.cfg.HandedOver() {
+	if needsNamespace(req) && !s.cfg.Reachable() {
 		return nil, status.Error(codes.FailedPrecondition, ErrNotReady.Error())
 	}
 	defer func() {

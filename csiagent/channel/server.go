@@ -28,9 +28,11 @@ type ServerConfig struct {
 	Node csi.NodeServer
 	// Version of the agent, for whoever asks.
 	Version string
-	// HandedOver says whether the sandbox's mount namespace is here.
+	// HandedOver says whether the mount namespace of every container that takes mounts is here.
 	HandedOver func() bool
-	Log        *slog.Logger
+	// Reachable says whether that of any is: then volumes can be mounted somewhere. HandedOver when nil.
+	Reachable func() bool
+	Log       *slog.Logger
 }
 
 // Server is the agent's end: one TLS port. Who shows a certificate of a client of ours speaks gRPC; everybody else, the kubelet above
@@ -61,6 +63,9 @@ var lasting = keepalive.ServerParameters{MaxConnectionAge: 12 * time.Hour, MaxCo
 func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Identity == nil || cfg.Node == nil || cfg.HandedOver == nil || cfg.Log == nil || cfg.Version == "" {
 		return nil, errors.New("channel: Identity, Node, Version, HandedOver and Log are needed")
+	}
+	if cfg.Reachable == nil {
+		cfg.Reachable = cfg.HandedOver
 	}
 	s := &Server{cfg: cfg, strangers: newGuests()}
 	s.grpc = grpc.NewServer(

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -29,6 +31,23 @@ const (
 	keyEnforced  = contextPrefix + "enforced"    // there or not
 	keyNonEmpty  = contextPrefix + "allow-non-empty"
 )
+
+// containerKey names the container that a call is about for which CSI has no field: it goes with the call, not in its request.
+const containerKey = "x-sandgate-container"
+
+// InContainer is a context whose calls are about the named container; "" is the main one. Without it they are about all.
+func InContainer(ctx context.Context, container string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, containerKey, container)
+}
+
+func inContainer(ctx context.Context) (string, bool) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	values := md.Get(containerKey)
+	if len(values) == 0 {
+		return "", false
+	}
+	return values[0], true
+}
 
 // PublishRequest is m as a CSI request.
 func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {

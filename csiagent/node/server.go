@@ -84,7 +84,7 @@ func (s *Server) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 	return &csi.NodePublishVolumeResponse{}, nil
 }
 
-// NodeUnpublishVolume takes a volume away from a path, in whichever containers it is there: the request does not name one.
+// NodeUnpublishVolume takes a volume away from a path in the container that the call names, or else in whichever containers it is there.
 func (s *Server) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	return s.unpublish(ctx, r, s.node.Unpublish)
 }
@@ -101,7 +101,7 @@ func (s *Server) unpublish(ctx context.Context, r *csi.NodeUnpublishVolumeReques
 	case r.GetTargetPath() == "":
 		return nil, invalidf("target_path is required")
 	}
-	for _, e := range s.node.find(r.GetVolumeId(), r.GetTargetPath()) {
+	for _, e := range s.node.find(ctx, r.GetVolumeId(), r.GetTargetPath()) {
 		if err := take(ctx, Identity{e.VolumeHandle, e.Spec.Container, e.Spec.Target}); err != nil {
 			return nil, s.fail(ctx, "unpublish", err)
 		}
@@ -117,7 +117,7 @@ func (s *Server) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	case r.GetVolumePath() == "":
 		return nil, invalidf("volume_path is required")
 	}
-	e, err := s.published(r.GetVolumeId(), r.GetVolumePath())
+	e, err := s.published(ctx, r.GetVolumeId(), r.GetVolumePath())
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (s *Server) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 	if r.GetVolumeId() == "" {
 		return nil, invalidf("volume_id is required")
 	}
-	e, err := s.published(r.GetVolumeId(), r.GetVolumePublishPath())
+	e, err := s.published(ctx, r.GetVolumeId(), r.GetVolumePublishPath())
 	if err != nil {
 		return nil, err
 	}
@@ -150,11 +150,9 @@ func (s *Server) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 }
 
 // published finds a mount of a volume, at target unless that is empty.
-func (s *Server) published(handle, target string) (*entry, error) {
-	for _, e := range s.node.entries() {
-		if e.VolumeHandle == handle && (target == "" || e.Spec.Target == target) {
-			return e, nil
-		}
+func (s *Server) published(ctx context.Context, handle, target string) (*entry, error) {
+	if all := s.node.find(ctx, handle, target); len(all) > 0 {
+		return all[0], nil
 	}
 	return nil, status.Error(codes.NotFound, "the volume is not published at this path")
 }
@@ -167,10 +165,11 @@ func (s *Server) fail(ctx context.Context, what string, err error) error {
 	return out
 }
 
-// find returns the mounts of a volume at a target, in all containers.
-func (n *Node) find(handle, target string) (out []*entry) {
+// find returns the mounts of a volume, at target unless that is empty, in the container that the call names, or else in all.
+func (n *Node) find(ctx context.Context, handle, target string) (out []*entry) {
+	container, named := inContainer(ctx)
 	for _, e := range n.entries() {
-		if e.VolumeHandle == handle && e.Spec.Target == target {
+		if e.VolumeHandle == handle && (target == "" || e.Spec.Target == target) && (!named || e.Spec.Container == container) {
 			out = append(out, e)
 		}
 	}

@@ -152,7 +152,7 @@ func mountOf(sb warmpool.Sandbox, m warmpool.MountStatus) mountView {
 		Phase: string(m.Phase), Message: m.Message,
 	}
 	if c := sb.MadeFrom.Containers; v.Container == "" && len(c) > 0 {
-		v.Container = c[0]
+		v.Container = c[0].Name
 	}
 	if !m.MountedAt.IsZero() {
 		v.MountedAt = instant(m.MountedAt)

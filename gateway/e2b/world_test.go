@@ -105,7 +105,7 @@ func worldOf(t *testing.T, backend func(*warmpooltest.Memory) gateway.Backend) *
 	size := warmpool.Resources{CPUCount: 2, MemoryMB: 512, DiskMB: 1024}
 	pool := warmpooltest.NewMemory(clk,
 		warmpool.Template{
-			Name: "base", Aliases: []string{"base-v1"}, Runtimes: []string{"csi", "agent-runtime"}, Containers: []string{"sandbox"},
+			Name: "base", Aliases: []string{"base-v1"}, Runtimes: []string{"csi", "agent-runtime"}, Containers: []warmpool.Container{{Name: "sandbox", Mounts: true, Memory: 64 << 20}},
 			Reserved: []string{"/opt/template"}, Desired: 250, EnvdVersion: "0.6.0", Resources: size, CreatedAt: made, UpdatedAt: made,
 		},
 		warmpool.Template{Name: "plain", Aliases: []string{"plain-v1"}, Desired: 2, EnvdVersion: "0.6.0", Resources: size, CreatedAt: made, UpdatedAt: made},

@@ -7,15 +7,16 @@ import (
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
 // Agent is the way to the agent of one sandbox.
 type Agent interface {
 	Publish(ctx context.Context, m mount.Mount) error
-	Unpublish(ctx context.Context, handle, target string) error
-	UnpublishIdle(ctx context.Context, handle, target string) error
-	Health(ctx context.Context, handle, target string) (message string, err error)
+	Unpublish(ctx context.Context, id node.Identity) error
+	UnpublishIdle(ctx context.Context, id node.Identity) error
+	Health(ctx context.Context, id node.Identity) (message string, err error)
 }
 
 // Agents are the ways to all agents, with connections that are kept. Errors are those of package channel.

@@ -115,10 +115,7 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 	}
 	for _, m := range sb.Spec.Mounts {
 		spec := mount.Spec{
-			ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container, AllowNonEmpty: m.AllowNonEmpty,
-		}
-		if pod := sb.Spec.Template; pod != nil && len(pod.Spec.Containers) > 0 && m.Container == pod.Spec.Containers[0].Name {
-			spec.Container = "" // one name for one place
+			ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: named(sb, m.Container), AllowNonEmpty: m.AllowNonEmpty,
 		}
 		if whole, err := volume.Expand([]mount.Mount{{Spec: spec}}, idOf(sb), metadata); err == nil {
 			spec = whole[0].Spec
@@ -126,6 +123,14 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 		out = append(out, spec)
 	}
 	return out
+}
+
+// named is a container of sb as mounts have it: one place has one name, and that of the first container is empty.
+func named(sb *v1alpha1.Sandbox, container string) string {
+	if pod := sb.Spec.Template; pod != nil && len(pod.Spec.Containers) > 0 && container == pod.Spec.Containers[0].Name {
+		return ""
+	}
+	return container
 }
 
 // intent is specs as they are written.

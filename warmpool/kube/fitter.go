@@ -17,6 +17,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/injector/envd/initialize"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
@@ -137,7 +138,7 @@ func (f *Fitter) Unpublish(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1
 	if err != nil {
 		return err
 	}
-	return a.Unpublish(ctx, m.VolumeHandle, m.Path)
+	return a.Unpublish(ctx, identity(m))
 }
 
 // UnpublishIdle unmounts a volume that nobody uses; one in use is node.ErrInUse.
@@ -146,7 +147,7 @@ func (f *Fitter) UnpublishIdle(ctx context.Context, sb *v1alpha1.Sandbox, m v1al
 	if err != nil {
 		return err
 	}
-	return a.UnpublishIdle(ctx, m.VolumeHandle, m.Path)
+	return a.UnpublishIdle(ctx, identity(m))
 }
 
 // Health says what is wrong with a mount, nothing when it works.
@@ -155,7 +156,11 @@ func (f *Fitter) Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.Mo
 	if err != nil {
 		return "", err
 	}
-	return a.Health(ctx, m.VolumeHandle, m.Path)
+	return a.Health(ctx, identity(m))
+}
+
+func identity(m v1alpha1.MountStatus) node.Identity {
+	return node.Identity{VolumeHandle: m.VolumeHandle, Container: m.Container, Target: m.Path}
 }
 
 // Warm connects to a sandbox that will soon be claimed. What fails is found out when it matters.

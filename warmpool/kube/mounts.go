@@ -173,11 +173,11 @@ func (b *Backend) withoutMount(ctx context.Context, sb *v1alpha1.Sandbox, which 
 // tidyMount makes sure that a mount which nobody asks for is not there. Where somebody asks for its place by now, it is his.
 func (b *Backend) tidyMount(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) {
 	if now, _ := b.shelf.find(idOf(sb)); now != nil {
-		if slices.ContainsFunc(now.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.Path == m.Target }) {
+		if slices.ContainsFunc(now.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.Path == m.Target && named(sb, x.Container) == m.Container }) {
 			return
 		}
 	}
-	err := start.Unmounted(m.Spec, published(b.cfg.Fitter.Unpublish(ctx, sb, v1alpha1.MountStatus{VolumeHandle: m.VolumeHandle, Path: m.Target})))
+	err := start.Unmounted(m.Spec, published(b.cfg.Fitter.Unpublish(ctx, sb, v1alpha1.MountStatus{VolumeHandle: m.VolumeHandle, Path: m.Target, Container: m.Container})))
 	if err != nil {
 		b.cfg.Log.Warn("a mount that failed may have left something", "sandbox", idOf(sb), "mount", m.ID, "error", err)
 	}

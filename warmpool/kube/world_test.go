@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/injector/envd"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
@@ -379,20 +380,20 @@ func (a *agent) Publish(ctx context.Context, m mount.Mount) error {
 	return nil
 }
 
-func (a *agent) Unpublish(ctx context.Context, handle, target string) error {
-	return a.take(ctx, handle, target, true)
+func (a *agent) Unpublish(ctx context.Context, id node.Identity) error {
+	return a.take(ctx, id, true)
 }
 
-func (a *agent) UnpublishIdle(ctx context.Context, handle, target string) error {
-	return a.take(ctx, handle, target, false)
+func (a *agent) UnpublishIdle(ctx context.Context, id node.Identity) error {
+	return a.take(ctx, id, false)
 }
 
-func (a *agent) take(ctx context.Context, handle, target string, force bool) error {
+func (a *agent) take(ctx context.Context, id node.Identity, force bool) error {
 	a.all.mu.Lock()
 	defer a.all.mu.Unlock()
-	is := func(m mount.Mount) bool { return m.VolumeHandle == handle && m.Target == target }
+	is := func(m mount.Mount) bool { return node.Identity{VolumeHandle: m.VolumeHandle, Container: m.Container, Target: m.Target} == id }
 	if hook := a.all.onUnpublish; hook != nil && slices.ContainsFunc(a.all.published[a.uid], is) {
-		if err := hook(ctx, target, force); err != nil {
+		if err := hook(ctx, id.Target, force); err != nil {
 			return err
 		}
 	}
@@ -400,7 +401,7 @@ func (a *agent) take(ctx context.Context, handle, target string, force bool) err
 	return nil
 }
 
-func (*agent) Health(context.Context, string, string) (string, error) { return "", nil }
+func (*agent) Health(context.Context, node.Identity) (string, error) { return "", nil }
 
 // lines is a log that tests can read.
 type lines struct {

@@ -200,7 +200,7 @@ func (b *Backend) Templates(ctx context.Context) ([]warmpool.Template, error) {
 func (b *Backend) template(p *pool) warmpool.Template {
 	t := warmpool.Template{
 		Name: p.name, Aliases: slices.Clone(p.aliases), Runtimes: slices.Clone(p.runtimes), Resources: p.resources, Owner: p.owner,
-		Containers: slices.Clone(p.names), Reserved: slices.Clone(p.reserved), Desired: p.replicas, Ready: len(p.stock),
+		Containers: containersOf(p.names, p.limits.Memory), Reserved: slices.Clone(p.reserved), Desired: p.replicas, Ready: len(p.stock),
 		CreatedAt: p.created, UpdatedAt: p.updated, EnvdVersion: b.version, Reason: p.reason,
 	}
 	for _, s := range b.sandboxes {
@@ -209,6 +209,18 @@ func (b *Backend) template(p *pool) warmpool.Template {
 		}
 	}
 	return t
+}
+
+// containersOf are a template's containers. Only the first one is run here.
+func containersOf(names []string, memory int64) (out []warmpool.Container) {
+	for i, name := range names {
+		c := warmpool.Container{Name: name}
+		if i == 0 {
+			c.Mounts, c.Memory = true, memory
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 func (s *sandbox) claimed() bool {
@@ -243,10 +255,10 @@ func (s *sandbox) status(spec mount.Spec) warmpool.MountStatus {
 func (b *Backend) madeFrom(r record) warmpool.Template {
 	t := warmpool.Template{
 		Name: r.Template, Aliases: slices.Clone(r.Aliases), Resources: r.Resources, EnvdVersion: b.version,
-		Runtimes: r.Runtimes, Containers: r.Containers, Reserved: r.Reserved, Owner: r.Owner,
+		Runtimes: r.Runtimes, Containers: containersOf(r.Containers, r.MemoryLimit), Reserved: r.Reserved, Owner: r.Owner,
 	}
 	if p := b.pools[r.Template]; p != nil && len(r.Containers) == 0 {
-		t.Runtimes, t.Containers, t.Reserved, t.Owner = p.runtimes, p.names, p.reserved, p.owner
+		t.Runtimes, t.Containers, t.Reserved, t.Owner = p.runtimes, containersOf(p.names, p.limits.Memory), p.reserved, p.owner
 	}
 	return t
 }

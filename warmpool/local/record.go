@@ -19,10 +19,11 @@ type record struct {
 	Revision  string             `json:"revision"`
 	Resources warmpool.Resources `json:"resources"`
 	// What it was made from, as far as it matters to what can be mounted. Containers is empty in records of earlier versions.
-	Runtimes   []string    `json:"runtimes,omitempty"`
-	Containers []string    `json:"containers,omitempty"`
-	Reserved   []string    `json:"reserved,omitempty"`
-	Owner      mount.Owner `json:"owner,omitzero"`
+	Runtimes    []string    `json:"runtimes,omitempty"`
+	Containers  []string    `json:"containers,omitempty"`
+	MemoryLimit int64       `json:"memoryLimit,omitempty"` // bytes
+	Reserved    []string    `json:"reserved,omitempty"`
+	Owner       mount.Owner `json:"owner,omitzero"`
 
 	State     warmpool.State       `json:"state"`
 	Process   mount.Process        `json:"process"` // the container's first

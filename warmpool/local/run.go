@@ -247,7 +247,7 @@ func (b *Backend) bringUp(ctx context.Context, id warmpool.ID, p plan) (*sandbox
 	}
 	s := &sandbox{box: made, made: b.cfg.Clock.Now(), dying: make(chan struct{}), ended: make(chan struct{}), record: record{
 		ID: id, Template: p.name, Aliases: p.aliases, Revision: p.revision, Resources: p.resources, State: warmpool.Available,
-		Runtimes: p.runtimes, Containers: p.names, Reserved: p.reserved, Owner: p.owner,
+		Runtimes: p.runtimes, Containers: p.names, MemoryLimit: p.limits.Memory, Reserved: p.reserved, Owner: p.owner,
 		Process: made.Process(), Uplink: made.Uplink(),
 	}}
 	if err := b.machine.Save(s.record); err != nil {

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/injector"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
@@ -59,8 +60,14 @@ func Of(set *v1alpha1.SandboxSet) (warmpool.Template, error) {
 	for _, r := range set.Spec.Runtimes {
 		t.Runtimes = append(t.Runtimes, r.Name)
 	}
+	takers, err := injector.Takers(set.Spec.Template.Annotations, containers)
+	if err != nil {
+		return warmpool.Template{}, err
+	}
 	for _, c := range containers {
-		t.Containers = append(t.Containers, c.Name)
+		t.Containers = append(t.Containers, warmpool.Container{
+			Name: c.Name, Mounts: slices.Contains(takers, c.Name), Memory: c.Resources.Limits.Memory().Value(),
+		})
 	}
 	return t, nil
 }

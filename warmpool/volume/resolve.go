@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -86,12 +87,13 @@ func (res *resolution) fits(i int, spec mount.Spec) {
 	if i == 0 && !slices.ContainsFunc(t.Runtimes, v1alpha1.MountsVolumes) {
 		res.fault(i, mount.FieldContainer, "template %q cannot mount volumes: its runtimes do not include %q", t.Name, v1alpha1.RuntimeCSI)
 	}
-	switch main := main(t); {
-	case spec.Container == "" || spec.Container == main:
-	case slices.Contains(t.Containers, spec.Container):
-		res.fault(i, mount.FieldContainer, "only the first container, %q, can have mounts so far; leave it out", main)
-	default:
-		res.fault(i, mount.FieldContainer, "template %q has no container of that name; only its first, %q, can have mounts so far: leave it out", t.Name, main)
+	if spec.Container != "" && spec.Container != main(t) {
+		switch k := slices.IndexFunc(t.Containers, func(c warmpool.Container) bool { return c.Name == spec.Container }); {
+		case k < 0:
+			res.fault(i, mount.FieldContainer, "template %q has no container of that name; it has %s", t.Name, names(t.Containers))
+		case !t.Containers[k].Mounts:
+			res.fault(i, mount.FieldContainer, "template %q lets nothing be mounted into this container: its pod template must name it in annotation %s", t.Name, v1alpha1.AnnotationContainers)
+		}
 	}
 	res.faults = append(res.faults, unexpandable(spec.SubPath, res.req.Metadata).At(i)...)
 }
@@ -101,7 +103,15 @@ func main(t warmpool.Template) string {
 	if len(t.Containers) == 0 {
 		return ""
 	}
-	return t.Containers[0]
+	return t.Containers[0].Name
+}
+
+func names(containers []warmpool.Container) string {
+	var out []string
+	for _, c := range containers {
+		out = append(out, strconv.Quote(c.Name))
+	}
+	return strings.Join(out, ", ")
 }
 
 // source is what a PersistentVolume says of every mount of it, or the reasons why the principal cannot mount it.

@@ -86,7 +86,7 @@ func request(specs ...mount.Spec) volume.Request {
 	return volume.Request{
 		Principal: warmpool.Principal{Team: "red", Key: "k1"},
 		Template: warmpool.Template{
-			Name: "base", Runtimes: []string{"csi"}, Containers: []string{"sandbox", "side"}, Owner: mount.Owner{UID: 1000, GID: 1001},
+			Name: "base", Runtimes: []string{"csi"}, Containers: []warmpool.Container{{Name: "sandbox", Mounts: true, Memory: 64 << 20}, {Name: "side"}, {Name: "open", Mounts: true, Memory: 32 << 20}}, Owner: mount.Owner{UID: 1000, GID: 1001},
 		},
 		Specs:   specs,
 		Drivers: []string{mount.DriverTmpfs, mount.DriverHostPath, mount.DriverOSS},
@@ -377,7 +377,7 @@ func TestRefusals(t *testing.T) {
 		}), good, nil, mount.FieldVolume, "name its Secret in nodePublishSecretRef"},
 		{"a Secret of another namespace", oss(func(pv *corev1.PersistentVolume) { pv.Spec.CSI.NodePublishSecretRef.Namespace = "default" }), good, nil, mount.FieldVolume, "must be in namespace sandbox-system"},
 		{"a template without csi", tmpfs(), nil, func(r *volume.Request) { r.Template.Runtimes = []string{"agent-runtime"} }, mount.FieldContainer, `runtimes do not include "csi"`},
-		{"a container that is not the first", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].Container = "side" }, mount.FieldContainer, `only the first container, "sandbox"`},
+		{"a container that is not the first", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].Container = "side" }, mount.FieldContainer, "must name it in annotation sandgate.dev/mount-containers"},
 		{"a container that is not there", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].Container = "nope" }, mount.FieldContainer, "no container of that name"},
 		{"a placeholder without its metadata", tmpfs(), nil, func(r *volume.Request) { r.Specs[0].SubPath = "u/${USER_ID}" }, mount.FieldSubPath, "USER_ID"},
 		{"a placeholder that climbs", tmpfs(), nil, func(r *volume.Request) {

@@ -45,6 +45,8 @@ const (
 	AnnotationRuntimes = "sandgate.dev/inject-runtimes"
 	// AnnotationAgentSecret of a pod with AnnotationRuntimes: the Secret, beside it, with the certificate of its agent.
 	AnnotationAgentSecret = "sandgate.dev/agent-secret"
+	// AnnotationContainers of a pod template: comma-separated containers beside the first one that volumes can be mounted into; "*" is all.
+	AnnotationContainers = "sandgate.dev/mount-containers"
 	// AnnotationInjected of a pod: the digest of what was injected.
 	AnnotationInjected = "sandgate.dev/injected"
 )

@@ -262,7 +262,7 @@ func (d *detaching) handles(ctx context.Context) {
 	for i := range d.known {
 		for _, w := range asked {
 			if m := &d.known[i]; m.ID == w.ID && m.VolumeHandle == "" {
-				m.VolumeHandle, m.Path, m.Source = w.VolumeHandle, w.Target, w.source()
+				m.VolumeHandle, m.Path, m.Container, m.Source = w.VolumeHandle, w.Target, w.Container, w.source()
 			}
 		}
 	}

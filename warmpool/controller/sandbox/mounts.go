@@ -48,7 +48,7 @@ func (j *job) mounts(ctx context.Context, out *report) {
 		mu sync.Mutex
 	)
 	for i, w := range asked {
-		w.replaced = slices.ContainsFunc(leaving, func(m v1alpha1.MountStatus) bool { return m.ID == w.ID || m.Path == w.Target })
+		w.replaced = slices.ContainsFunc(leaving, func(m v1alpha1.MountStatus) bool { return m.ID == w.ID || m.Path == w.Target && m.Container == w.Container })
 		if find(left, w.ID) != nil { // its predecessor is still there
 			out.missed = true
 			continue

@@ -86,6 +86,9 @@ func (j *job) parse() (out []wanted, specs []mount.Spec) {
 		spec := mount.Spec{
 			ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container, AllowNonEmpty: m.AllowNonEmpty,
 		}
+		if pod := j.sb.Spec.Template; pod != nil && len(pod.Spec.Containers) > 0 && m.Container == pod.Spec.Containers[0].Name {
+			spec.Container = "" // one name for one place
+		}
 		w := wanted{Mount: mount.Mount{Spec: spec}, asked: m.RequestedAt}
 		parsed, err := mount.Parse(spec)
 		var faults mount.Faults
