@@ -74,6 +74,13 @@ func (n *Node) end(ctx context.Context, dir string) error {
 }
 
 func (n *Node) adopt(ctx context.Context, e *entry) error {
+	e, err := n.finish(ctx, e)
+	if err != nil {
+		n.config.Logger.WarnContext(ctx, "a replacement that was cut short cannot be finished yet", "mount", e.Spec.ID, "error", err)
+		e.dead = interrupted
+		n.add(e)
+		return nil
+	}
 	if e.MountedAt.IsZero() {
 		return n.bury(ctx, e)
 	}
@@ -81,7 +88,7 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 	case !n.there(ctx, e):
 		err := n.drain(ctx, e, n.config.DrainTimeout)
 		return errors.Join(err, n.journal.remove(e.place()))
-	case e.Client.PID != 0 && !alive(e.Client):
+	case e.Client.PID != 0 && !n.alive(ctx, e.Driver, e.Client):
 		e.dead = clientEnded
 	}
 	n.add(e)
@@ -89,6 +96,34 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 		return d.Adopt(ctx, e.Client)
 	}
 	return nil
+}
+
+// finish is what a replacement that was cut short has come to: the new mount, when it had got into the container, or the old one. Any
+// other e it returns as it is, and so with an error.
+func (n *Node) finish(ctx context.Context, e *entry) (*entry, error) {
+	if e.Replaces == nil {
+		return e, nil
+	}
+	old, there := &entry{record: *e.Replaces}, false
+	t, err := n.target(ctx, e)
+	if err == nil {
+		there, err = t.Live(ctx, e.Spec.Target, e.MountID)
+	}
+	if err != nil && !errors.Is(err, attach.ErrGone) {
+		return e, err
+	}
+	is, away := old, e
+	if there {
+		if err := detach(ctx, t, old); err != nil { // it may lie over the new one
+			return e, err
+		}
+		is, away = &entry{record: e.record, asked: e.asked}, old
+		is.MountedAt, is.Replaces = n.config.Clock.Now().UTC(), nil
+	}
+	if err := n.drain(ctx, away, impatience); err != nil {
+		n.config.Logger.InfoContext(ctx, "ended a client of a replacement that was cut short", "mount", e.Spec.ID, "error", err)
+	}
+	return is, n.journal.write(e.place(), is.record)
 }
 
 // there says whether the mount still is in its container. A container that cannot be reached yet keeps its mounts.

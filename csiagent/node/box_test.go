@@ -253,8 +253,8 @@ const (
 
 // store is a real object store; its buckets are directories of dir.
 type store struct {
-	dir, address string
-	process      *exec.Cmd
+	dir, address, program string
+	process               *exec.Cmd
 }
 
 func newStore(t testing.TB) *store {
@@ -277,10 +277,18 @@ func newStore(t testing.TB) *store {
 	s := &store{dir: t.TempDir(), address: listener.Addr().String()}
 	require.NoError(t, listener.Close())
 	require.NoError(t, os.Mkdir(filepath.Join(s.dir, "data"), 0o755))
-	s.process = exec.Command(program, "--quiet", "--port", s.address, "posix", s.dir)
+	s.program = program
+	s.start(t)
+	t.Cleanup(func() { _ = s.process.Process.Kill(); _ = s.process.Wait() })
+	return s
+}
+
+// start starts it, for the first time or again.
+func (s *store) start(t testing.TB) {
+	t.Helper()
+	s.process = exec.Command(s.program, "--quiet", "--port", s.address, "posix", s.dir)
 	s.process.Env = []string{"ROOT_ACCESS_KEY=" + storeKey, "ROOT_SECRET_KEY=" + storeSecret}
 	require.NoError(t, s.process.Start())
-	t.Cleanup(func() { _ = s.process.Process.Kill(); _ = s.process.Wait() })
 	require.Eventually(t, func() bool {
 		c, err := net.Dial("tcp", s.address)
 		if err == nil {
@@ -288,7 +296,6 @@ func newStore(t testing.TB) *store {
 		}
 		return err == nil
 	}, 10*time.Second, 10*time.Millisecond, "the object store listens")
-	return s
 }
 
 func (s *store) volume(target string) mount.Mount {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"os"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
@@ -27,6 +28,12 @@ type Driver interface {
 // when it does not know.
 type Explainer interface {
 	Explain(ctx context.Context, client mount.Process) error
+}
+
+// Opener is a Driver whose clients run where their numbers mean nothing to this process.
+type Opener interface {
+	// Open returns a descriptor that becomes readable when client ends; an error for one that has ended.
+	Open(ctx context.Context, client mount.Process) (*os.File, error)
 }
 
 // Renewer is a Driver whose clients can be given other credentials while their volumes are in use.

@@ -33,7 +33,7 @@ func (n *Node) loosen(ctx context.Context, e *entry) error {
 	}
 	if n.crashed(ctx, e) {
 		n.mu.Lock()
-		e.dead = clientEnded // take cannot tell any more once the mount is out
+		e.die(clientEnded) // take cannot tell any more once the mount is out
 		n.mu.Unlock()
 	} else if err := n.flush(ctx, target, e); err != nil && !e.ReadOnly {
 		n.config.Logger.WarnContext(ctx, "flush", "mount", e.Spec.ID, "error", err)

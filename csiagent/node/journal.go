@@ -29,6 +29,8 @@ type record struct {
 	// Namespace and MountID are where the mount is, or was about to be.
 	Namespace uint64 `json:"namespace,omitempty"`
 	MountID   uint64 `json:"mountId,omitempty"`
+	// Replaces is the mount of the same in whose place this one is being put.
+	Replaces *record `json:"replaces,omitempty"`
 	// MountedAt is zero until it was seen there.
 	MountedAt time.Time `json:"mountedAt,omitzero"`
 }

@@ -34,10 +34,16 @@ type Config struct {
 	FlushTimeout time.Duration
 	// DrainTimeout bounds the wait for a client to upload and end after its volume was detached; 10 s when zero.
 	DrainTimeout time.Duration
+	// LookEvery is between two reads of a volume that can hang and that nobody else looks at; 10 s when zero.
+	LookEvery time.Duration
+	// SlowAfter is how long a read may take before the volume counts as slow; 1 s when zero. Probe says when it counts as hung.
+	SlowAfter time.Duration
+	// HungAfter is how long a client may not answer before it is replaced by one that does, and killed; 30 s when zero.
+	HungAfter time.Duration
 	// Died is called when the client of a published mount has ended; nil for nobody. It must not call the Node.
 	Died func(Live)
 	// Clock is the real one when nil.
-	Clock clock.PassiveClock
+	Clock clock.Clock
 	// Logger discards when nil.
 	Logger *slog.Logger
 }
@@ -48,10 +54,15 @@ type Node struct {
 	journal  journal
 	staging  string
 	locks    locks
-	watchers sync.WaitGroup
+	watchers sync.WaitGroup // one for each client that lives
+	carers   sync.WaitGroup // one for each volume that can hang
+	ctx      context.Context
+	stop     context.CancelFunc
 
-	mu   sync.Mutex
-	live map[place]*entry
+	mu     sync.Mutex
+	live   map[place]*entry
+	past   map[place]*past
+	closed bool
 }
 
 // place is where a mount is: at most one is at a place.
@@ -60,8 +71,12 @@ type place struct{ container, target string }
 // entry is a published mount. Its record is not modified; the rest is guarded by Node.mu.
 type entry struct {
 	record
-	dead    string // why it does not work any more, for the caller to read
+	asked   mount.Mount // with its secrets, in memory only; without a Driver when an earlier process was asked
+	dead    string      // why it does not work any more, for the caller to read
 	process *os.File
+	ended   chan struct{} // closed when it is dead; nil for what nobody cares for
+	quit    chan struct{} // closed when nobody is to care any more
+	look    look
 }
 
 func (e *entry) place() place { return place{e.Spec.Container, e.Spec.Target} }
@@ -79,7 +94,8 @@ func New(c Config) (*Node, error) {
 		return nil, errors.New("node: Probe is needed: nothing is mounted before it was read")
 	}
 	defaults(&c)
-	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}}
+	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}, past: map[place]*past{}}
+	n.ctx, n.stop = context.WithCancel(context.Background())
 	for _, dir := range []string{c.Dir, n.journal.dir, n.staging} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("node: %w", err)
@@ -94,6 +110,7 @@ func New(c Config) (*Node, error) {
 func defaults(c *Config) {
 	for d, value := range map[*time.Duration]time.Duration{
 		&c.PublishTimeout: 30 * time.Second, &c.FlushTimeout: 5 * time.Second, &c.DrainTimeout: 10 * time.Second,
+		&c.LookEvery: 10 * time.Second, &c.SlowAfter: time.Second, &c.HungAfter: 30 * time.Second,
 	} {
 		if *d <= 0 {
 			*d = value
@@ -107,14 +124,17 @@ func defaults(c *Config) {
 	}
 }
 
-// Close stops watching clients. Mounts stay as they are.
+// Close stops watching clients and healing. Mounts stay as they are.
 func (n *Node) Close() {
+	n.stop()
 	n.mu.Lock()
+	n.closed = true
 	for _, e := range n.live {
 		e.unwatch()
 	}
 	n.mu.Unlock()
 	n.watchers.Wait()
+	n.carers.Wait()
 }
 
 // Finish waits until the clients of all mounts have ended, as they do once their container is gone and they have uploaded what it has
@@ -149,13 +169,30 @@ func (n *Node) entries() []*entry {
 	return out
 }
 
-// add makes e known and watches its client.
+// add makes e known, in the place of whatever was there, and watches its client.
 func (n *Node) add(e *entry) {
+	var process *os.File
+	var err error
+	if e.Client.PID != 0 && e.dead == "" {
+		process, err = n.open(n.ctx, e.Driver, e.Client)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if old := n.live[e.place()]; old != nil {
+		old.unwatch()
+	}
 	n.live[e.place()] = e
-	if e.Client.PID != 0 && e.dead == "" {
-		n.watch(e)
+	if n.closed {
+		_ = process.Close()
+		return
+	}
+	if e.Remote {
+		n.care(e)
+	}
+	if process != nil {
+		n.watch(e, process)
+	} else if err != nil {
+		e.die(clientEnded)
 	}
 }
 
@@ -165,5 +202,6 @@ func (n *Node) forget(e *entry) {
 	e.unwatch()
 	if n.live[e.place()] == e {
 		delete(n.live, e.place())
+		delete(n.past, e.place())
 	}
 }

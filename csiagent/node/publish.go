@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,33 +35,68 @@ func (n *Node) Publish(ctx context.Context, m mount.Mount) error {
 	if err != nil {
 		return err
 	}
-	done, err := n.again(ctx, p, r, m)
+	done, old, err := n.again(ctx, p, r, m)
 	if done || err != nil {
 		return err
 	}
-	if err := n.admit(m); err != nil {
+	if old == nil {
+		err = n.admit(m)
+	}
+	if err != nil {
 		return err
 	}
-	return n.publish(ctx, p, r, m)
+	return n.publish(ctx, p, r, m, old)
 }
 
-// again says whether r is published already. A mount of the same that died is taken away.
-func (n *Node) again(ctx context.Context, p place, r record, m mount.Mount) (bool, error) {
-	e := n.at(p)
+// within is a context for work that nobody waits for.
+func (n *Node) within() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(n.ctx, n.config.PublishTimeout)
+}
+
+// again says whether r is published already. A mount of the same whose client died or hangs is old, to be replaced; any other that does
+// not work is taken away.
+func (n *Node) again(ctx context.Context, p place, r record, m mount.Mount) (done bool, old *entry, err error) {
+	e, err := n.known(ctx, p)
 	switch {
+	case err != nil:
+		return false, nil, unreachable{err}
 	case e == nil:
-		return false, nil
+		return false, nil, nil
 	case e.Fingerprint != r.Fingerprint || e.VolumeHandle != r.VolumeHandle:
-		return false, fmt.Errorf("%w: another volume is mounted at this target, or the same one in another way; unmount it first", ErrConflict)
+		return false, nil, fmt.Errorf("%w: another volume is mounted at this target, or the same one in another way; unmount it first", ErrConflict)
 	case n.works(ctx, e):
-		return true, n.renew(ctx, e, m)
+		n.mu.Lock()
+		e.asked = m // a client that dies is replaced by one with the credentials of now
+		n.mu.Unlock()
+		return true, nil, n.renew(ctx, e, m)
+	case e.Client.PID != 0 && n.there(ctx, e):
+		n.mu.Lock()
+		_, why := n.pastOf(p).rest(n.config.Clock.Now())
+		n.mu.Unlock()
+		if why != "" {
+			return false, nil, fmt.Errorf("%w: %s", mount.ErrUnavailable, why)
+		}
+		return false, e, nil
 	}
-	err := n.take(context.WithoutCancel(ctx), e)
+	err = n.take(context.WithoutCancel(ctx), e)
 	if errors.Is(err, ErrDataLoss) {
 		n.config.Logger.WarnContext(ctx, "replaced a dead mount", "mount", e.Spec.ID, "error", err)
 		err = nil
 	}
-	return false, err
+	return false, nil, err
+}
+
+// known is the mount at p, nil when there is none; p is locked.
+func (n *Node) known(ctx context.Context, p place) (*entry, error) {
+	e := n.at(p)
+	if e == nil || e.Replaces == nil {
+		return e, nil
+	}
+	e, err := n.finish(ctx, e)
+	if err == nil {
+		n.add(e)
+	}
+	return e, err
 }
 
 // renew hands credentials on to a client that lives.
@@ -76,7 +112,7 @@ func (n *Node) works(ctx context.Context, e *entry) bool {
 	n.mu.Lock()
 	dead := e.dead != ""
 	n.mu.Unlock()
-	if dead || (e.Client.PID != 0 && !alive(e.Client)) {
+	if dead || (e.Client.PID != 0 && !n.serves(ctx, e)) || n.stuck(e) {
 		return false
 	}
 	t, err := n.target(ctx, e)
@@ -128,7 +164,8 @@ func (s *steps) did(undo func(context.Context) error) { *s = append(*s, undo) }
 // undoGrace is how long undoing a publish may take, after its caller may be gone.
 const undoGrace = 15 * time.Second
 
-func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount) (err error) {
+// publish mounts m, in the place of old unless that is nil. When it fails old is as it was.
+func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount, old *entry) (err error) {
 	driver := n.config.Drivers[m.Driver]
 	if driver == nil {
 		return fmt.Errorf("%w: no driver %q is installed here", mount.ErrInvalid, m.Driver)
@@ -151,35 +188,76 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount) (e
 	}
 	// From here on nothing of the volume is in this process's mount table: it lives as long as tree, then as the sandbox's mount.
 	r.Namespace, r.MountID = target.ID(), tree.ID()
+	if old != nil {
+		r.Replaces = &old.record
+	}
 	if err := n.journal.write(p, r); err != nil {
 		return err
 	}
-	done.did(func(context.Context) error { return n.journal.remove(p) })
-	if _, err := target.Attach(ctx, tree, m.Target, attach.AttachOptions{AllowNonEmpty: m.AllowNonEmpty}); err != nil {
+	done.did(func(context.Context) error { return n.unwrite(p, old) })
+	if err := put(ctx, target, tree, m, old); err != nil {
 		return err
 	}
 	done.did(func(ctx context.Context) error { return target.Detach(ctx, m.Target, r.MountID, true) })
 	_ = tree.Close() // else the mount counts as in use
-	return n.settle(ctx, target, p, r)
+	return n.settle(ctx, target, p, r, m, old)
+}
+
+// unwrite makes the journal what it was before a publish.
+func (n *Node) unwrite(p place, old *entry) error {
+	if old != nil {
+		return n.journal.write(p, old.record)
+	}
+	return n.journal.remove(p)
+}
+
+// put attaches the tree, in the place of old unless that is nil.
+func put(ctx context.Context, target Target, tree *attach.Tree, m mount.Mount, old *entry) (err error) {
+	o := attach.AttachOptions{AllowNonEmpty: m.AllowNonEmpty}
+	if old != nil {
+		_, err = target.Replace(ctx, tree, m.Target, old.MountID, o)
+	} else {
+		_, err = target.Attach(ctx, tree, m.Target, o)
+	}
+	return err
 }
 
 // settle verifies the attached mount and makes it known.
-func (n *Node) settle(ctx context.Context, target Target, p place, r record) error {
+func (n *Node) settle(ctx context.Context, target Target, p place, r record, m mount.Mount, old *entry) error {
 	switch there, err := target.Live(ctx, r.Spec.Target, r.MountID); {
 	case err != nil:
 		return err
 	case !there:
 		return fmt.Errorf("%w: the mount vanished from the container", mount.ErrUnavailable)
-	case r.Client.PID != 0 && !alive(r.Client):
+	case r.Client.PID != 0 && !n.alive(ctx, r.Driver, r.Client):
 		return fmt.Errorf("%w: %s", mount.ErrUnavailable, clientEnded)
 	}
-	r.MountedAt = n.config.Clock.Now().UTC()
+	r.MountedAt, r.Replaces = n.config.Clock.Now().UTC(), nil
 	if err := n.journal.write(p, r); err != nil {
 		return err
 	}
-	n.add(&entry{record: r})
+	n.add(&entry{record: r, asked: m})
+	if old != nil {
+		n.bygone(ctx, old)
+	}
 	n.config.Logger.InfoContext(ctx, "volume mounted", "mount", r.Spec.ID, "driver", r.Driver, "target", r.Spec.Target)
 	return nil
+}
+
+// bygone ends the client of a mount that another one has replaced. Whoever waits for an answer of it gets an error.
+func (n *Node) bygone(ctx context.Context, old *entry) {
+	now := n.config.Clock.Now()
+	n.mu.Lock()
+	past := n.pastOf(old.place())
+	past.heals, past.healed = past.heals+1, now
+	if old.dead == "" {
+		past.died(now, "it did not answer, and was killed")
+	}
+	n.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	cancel()
+	lost := n.config.Drivers[old.Driver].Unmount(ctx, filepath.Join(n.staging, old.place().key()), old.Client)
+	n.config.Logger.WarnContext(ctx, "what a client that was replaced had not uploaded is lost", "mount", old.Spec.ID, "driver", old.Driver, "error", lost)
 }
 
 // stage brings up the volume, reads it, and returns a tree of it that is mounted nowhere.
@@ -200,7 +278,7 @@ func (n *Node) stage(ctx context.Context, done *steps, driver Driver, p place, r
 	})
 	defer func() { _ = src.Root.Close() }()
 	r.FSType, r.Remote, r.Client = src.FSType, src.Remote, src.Client
-	if err := n.read(ctx, src); err != nil {
+	if err := n.answers(ctx, src); err != nil {
 		return nil, explain(ctx, driver, src.Client, err)
 	}
 	o := attach.CloneOptions{SubPath: src.SubPath, MakeSubPath: !r.ReadOnly, Owner: m.Owner, ReadOnly: r.ReadOnly}
@@ -212,8 +290,8 @@ func (n *Node) stage(ctx context.Context, done *steps, driver Driver, p place, r
 	return tree, unstage(dir)
 }
 
-// read is what makes a volume count as mounted: it answers.
-func (n *Node) read(ctx context.Context, src mount.Source) error {
+// answers is what makes a volume count as mounted.
+func (n *Node) answers(ctx context.Context, src mount.Source) error {
 	if src.Remote {
 		return n.config.Probe.Read(ctx, src.Root, src.FSType)
 	}

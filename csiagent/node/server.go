@@ -121,8 +121,8 @@ func (s *Server) NodeGetVolumeStats(ctx context.Context, r *csi.NodeGetVolumeSta
 	if err != nil {
 		return nil, err
 	}
-	if message := s.node.ailment(ctx, e); message != "" {
-		return nil, status.Error(codes.Unavailable, message)
+	if h := s.node.health(ctx, e); !h.Works() {
+		return nil, status.Error(codes.Unavailable, h.Message)
 	}
 	usage, err := s.node.usage(ctx, e)
 	if err != nil {
@@ -141,12 +141,31 @@ func (s *Server) NodeGetVolumeHealth(ctx context.Context, r *csi.NodeGetVolumeHe
 		return nil, err
 	}
 	health := &csi.VolumeHealth{VolumeId: e.VolumeHandle}
-	if message := s.node.ailment(ctx, e); message != "" {
-		health.HealthStatuses = []*csi.VolumeHealth_VolumeHealthEntry{
-			{Status: csi.VolumeHealthErrorType_INACCESSIBLE, Reason: "MountFailed", Message: message},
+	if h := s.node.health(ctx, e); h.Message != "" {
+		kind := csi.VolumeHealthErrorType_INACCESSIBLE
+		if h.Works() {
+			kind = csi.VolumeHealthErrorType_DEGRADED
 		}
+		health.HealthStatuses = []*csi.VolumeHealth_VolumeHealthEntry{{Status: kind, Reason: reasons[h.Verdict], Message: h.Message}}
 	}
 	return &csi.NodeGetVolumeHealthResponse{VolumeHealth: health}, nil
+}
+
+// reasons are the verdicts on CSI's wire; a live volume has one when it has been healed.
+var reasons = map[Verdict]string{VerdictLive: "Healed", VerdictSlow: "Slow", VerdictHung: "Hung", VerdictDead: "Dead"}
+
+// HealthOf is what NodeGetVolumeHealth has answered.
+func HealthOf(v *csi.VolumeHealth) Health {
+	said := v.GetHealthStatuses()
+	if len(said) == 0 {
+		return Health{Verdict: VerdictLive}
+	}
+	for verdict, reason := range reasons {
+		if said[0].GetReason() == reason {
+			return Health{verdict, said[0].GetMessage()}
+		}
+	}
+	return Health{VerdictDead, said[0].GetMessage()} // an earlier agent knows one reason
 }
 
 // published finds a mount of a volume, at target unless that is empty.

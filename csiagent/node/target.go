@@ -12,6 +12,7 @@ type Target interface {
 	// ID tells the view from that of a container that was started anew, in which no earlier mount is.
 	ID() uint64
 	Attach(ctx context.Context, t *attach.Tree, target string, o attach.AttachOptions) (mountID uint64, err error)
+	Replace(ctx context.Context, t *attach.Tree, target string, old uint64, o attach.AttachOptions) (mountID uint64, err error)
 	Detach(ctx context.Context, target string, mountID uint64, lazy bool) error
 	Live(ctx context.Context, target string, mountID uint64) (bool, error)
 	Open(ctx context.Context, target string, mountID uint64) (*os.File, error)

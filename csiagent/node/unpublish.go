@@ -35,7 +35,10 @@ func (n *Node) unpublish(ctx context.Context, id Identity, take func(context.Con
 		return fmt.Errorf("%w: another request works on this target", mount.ErrUnavailable)
 	}
 	defer unlock()
-	e := n.at(p)
+	e, err := n.known(ctx, p)
+	if err != nil {
+		return unreachable{err}
+	}
 	if e == nil || (id.VolumeHandle != "" && id.VolumeHandle != e.VolumeHandle) {
 		return nil
 	}
@@ -70,7 +73,7 @@ const impatience = 200 * time.Millisecond
 func (n *Node) take(ctx context.Context, e *entry) error {
 	n.mu.Lock()
 	e.unwatch()
-	dead := e.dead == clientEnded
+	dead := e.Client.PID != 0 && e.dead != ""
 	n.mu.Unlock()
 	var lost error
 	if dead = dead || n.crashed(ctx, e); dead {

@@ -16,16 +16,12 @@ import (
 
 const clientEnded = "the client that serves this volume has ended"
 
-// watch notices the end of e's client. The goroutine ends with the client or with unwatch; Close waits for it. Node.mu is held.
-func (n *Node) watch(e *entry) {
-	f, err := openProcess(e.Client)
-	if err != nil {
-		e.dead = clientEnded
-		return
-	}
-	e.process = f
+// watch notices the end of e's client, of which process is the descriptor. The goroutine ends with the client or with unwatch; Close waits
+// for it. Node.mu is held.
+func (n *Node) watch(e *entry, process *os.File) {
+	e.process = process
 	n.watchers.Go(func() {
-		if ended(f) {
+		if ended(process) {
 			n.died(e)
 		}
 	})
@@ -37,6 +33,22 @@ func (e *entry) unwatch() {
 		_ = e.process.Close()
 		e.process = nil
 	}
+	if e.quit != nil {
+		close(e.quit)
+		e.quit = nil
+	}
+}
+
+// die is called with Node.mu held.
+func (e *entry) die(why string) {
+	if e.process != nil {
+		_ = e.process.Close()
+		e.process = nil
+	}
+	if e.dead == "" && e.ended != nil {
+		close(e.ended)
+	}
+	e.dead = why
 }
 
 // lookTimeout bounds the look at a container after a client has ended.
@@ -47,31 +59,61 @@ const lookTimeout = 2 * time.Second
 func (n *Node) died(e *entry) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookTimeout)
 	defer cancel()
-	if !n.crashed(ctx, e) {
+	if !n.there(ctx, e) {
 		return
+	}
+	why := clientEnded
+	if err := explain(ctx, n.config.Drivers[e.Driver], e.Client, nil); err != nil {
+		why += ": " + err.Error()
 	}
 	n.mu.Lock()
 	known := n.live[e.place()] == e && e.dead == "" && e.process != nil
 	if known {
-		e.dead = clientEnded
-		e.unwatch()
+		n.pastOf(e.place()).died(n.config.Clock.Now(), why)
+		e.die(why)
 	}
 	n.mu.Unlock()
 	if !known {
 		return
 	}
-	n.config.Logger.Warn("volume's client ended", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target, "pid", e.Client.PID)
+	n.config.Logger.Warn("volume's client ended", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target, "pid", e.Client.PID, "why", why)
 	if n.config.Died != nil {
-		n.config.Died(e.view(Failed, clientEnded))
+		n.config.Died(e.view(VerdictDead, why))
 	}
 }
 
 // crashed says whether e's client has ended while its mount is in the container.
 func (n *Node) crashed(ctx context.Context, e *entry) bool {
-	if e.Client.PID == 0 || alive(e.Client) {
+	return e.Client.PID != 0 && !n.serves(ctx, e) && n.there(ctx, e)
+}
+
+// serves says whether e's client runs.
+func (n *Node) serves(ctx context.Context, e *entry) bool {
+	n.mu.Lock()
+	if e.process != nil {
+		defer n.mu.Unlock()
+		return !readable(e.process)
+	}
+	n.mu.Unlock()
+	return n.alive(ctx, e.Driver, e.Client)
+}
+
+// alive says whether a driver's client runs.
+func (n *Node) alive(ctx context.Context, driver string, p mount.Process) bool {
+	f, err := n.open(ctx, driver, p)
+	if err != nil {
 		return false
 	}
-	return n.there(ctx, e)
+	defer func() { _ = f.Close() }()
+	return !readable(f)
+}
+
+// open returns a descriptor of a driver's client that becomes readable when it ends.
+func (n *Node) open(ctx context.Context, driver string, p mount.Process) (*os.File, error) {
+	if o, ok := n.config.Drivers[driver].(Opener); ok {
+		return o.Open(ctx, p)
+	}
+	return openProcess(p)
 }
 
 // openProcess returns a descriptor of p that becomes readable when p ends.
@@ -96,25 +138,25 @@ func ended(f *os.File) bool {
 	}
 	over := false
 	err = conn.Read(func(fd uintptr) bool {
-		over = readable(int(fd))
+		over = ready(int(fd))
 		return over
 	})
 	return over && err == nil
 }
 
-func readable(fd int) bool {
+func ready(fd int) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	return err == nil && n > 0
 }
 
-// alive says whether p is running.
-func alive(p mount.Process) bool {
-	f, err := openProcess(p)
+// readable says whether the process of f has ended, of which f is a descriptor.
+func readable(f *os.File) (over bool) {
+	conn, err := f.SyscallConn()
 	if err != nil {
-		return false
+		return true
 	}
-	defer func() { _ = f.Close() }()
-	return !readable(int(f.Fd()))
+	err = conn.Control(func(fd uintptr) { over = ready(int(fd)) })
+	return over || err != nil
 }
 
 // startTime is field 22 of a process's stat: ticks since boot.

@@ -45,7 +45,7 @@ type host struct {
 	drivers    map[string]node.Driver
 	policy     mount.Policy
 	probe      node.Probe
-	clock      clock.PassiveClock
+	clock      clock.Clock
 	threads    *attach.Threads
 }
 

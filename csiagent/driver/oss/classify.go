@@ -33,6 +33,9 @@ var sayings = []struct {
 // badRequest is looked for first: its line also names the host.
 const badRequest = "bad request"
 
+// errUnsaid is an end whose reason no saying tells.
+var errUnsaid = errors.New("the FUSE client ended without saying why")
+
 // classify says why a client ended, from what it wrote.
 func classify(output string) error {
 	said := strings.ToLower(lastWords(output))
@@ -46,7 +49,7 @@ func classify(output string) error {
 			}
 		}
 	}
-	return errors.New("the FUSE client ended without saying why")
+	return errUnsaid
 }
 
 // lastWords are the lines of output that are not mere information.

@@ -21,7 +21,9 @@ import (
 type client struct {
 	process mount.Process
 	log     *os.File
-	done    chan struct{} // closed when it has ended and was reaped
+	done    chan struct{}    // closed when it has ended and was reaped
+	state   *os.ProcessState // how, then
+	oom     int              // how many processes beside it had been killed for their memory when it began
 	redact  *strings.Replacer
 }
 
@@ -46,7 +48,7 @@ func start(l launch, keys credentials, held *os.File) (*client, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start FUSE client: %w", err), log.Close())
 	}
-	c := &client{log: log, done: make(chan struct{}), redact: redactor(keys)}
+	c := &client{log: log, done: make(chan struct{}), redact: redactor(keys), oom: killedForMemory()}
 	c.process.PID = cmd.Process.Pid
 	// It cannot have been reaped yet, so the number is still its own.
 	if c.process.Start, err = startTime(c.process.PID); err != nil {
@@ -54,6 +56,7 @@ func start(l launch, keys credentials, held *os.File) (*client, error) {
 	}
 	go func() { // ends with the client
 		_ = cmd.Wait()
+		c.state = cmd.ProcessState
 		close(c.done)
 	}()
 	return c, err

@@ -198,6 +198,9 @@ func (d *Driver) Explain(ctx context.Context, p mount.Process) error {
 	if c == nil || !c.ended(ctx, explainGrace) {
 		return nil
 	}
+	if st, ok := c.state.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+		return c.obituary()
+	}
 	return d.reason(ctx, c, errEnded)
 }
 
@@ -211,7 +214,10 @@ func (d *Driver) reason(ctx context.Context, c *client, err error) error {
 	}
 	said := c.output()
 	d.config.Logger.WarnContext(ctx, "FUSE client ended", "pid", c.process.PID, "output", lastWords(said))
-	return classify(said)
+	if known := classify(said); !errors.Is(known, errUnsaid) {
+		return known
+	}
+	return c.obituary()
 }
 
 func (d *Driver) keep(c *client, h holder) {

@@ -1,0 +1,226 @@
+package node_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	"k8s.io/utils/clock"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+)
+
+// leap is a clock that can be put forward; its timers run in real time.
+type leap struct {
+	clock.RealClock
+	by atomic.Int64
+}
+
+func (l *leap) Now() time.Time                  { return time.Now().Add(time.Duration(l.by.Load())) }
+func (l *leap) Since(t time.Time) time.Duration { return l.Now().Sub(t) }
+func (l *leap) forward(d time.Duration)         { l.by.Add(int64(d)) }
+
+func verdict(w *world) node.Health { return w.Mounts(w.t.Context())[0].Health }
+
+// heals waits until the volume works and has another client than pid.
+func (w *world) heals(pid int) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		now := client(w.t, w.config.Dir)
+		return now != 0 && now != pid && verdict(w).Works()
+	}, 10*time.Second, 5*time.Millisecond, "%v\n%s", verdict(w), w.log)
+}
+
+func TestAKilledClientIsReplacedUnderTheRunningProcess(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	m := s.volume("/data")
+	m.SubPath = "team/a"
+	require.NoError(t, w.Publish(t.Context(), m))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	pid := client(t, w.config.Dir)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	l := <-w.died
+	require.Equal(t, node.VerdictDead, l.Verdict)
+	require.Contains(t, l.Message, "killed by signal 9")
+	w.heals(pid)
+	got, err := os.ReadFile(w.box.path("data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+	require.Regexp(t, `^healed once, last at \S+: .*killed by signal 9`, verdict(w).Message)
+	require.NoError(t, w.Publish(t.Context(), m), "and is known")
+	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}))
+}
+
+func TestALaterAgentCannotReplaceAClientUntilItIsToldAgain(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), nil, 0o600))
+	w.restart()
+	require.NoError(t, w.Adopt(t.Context()))
+	pid := client(t, w.config.Dir)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	<-w.died
+	require.Equal(t, node.VerdictDead, verdict(w).Verdict, "its credentials are in no journal")
+	bare := bareness(w)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.Zero(t, bare(), "dead, and then alive; nothing in between")
+	require.Equal(t, node.VerdictLive, verdict(w).Verdict)
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+}
+
+// bareness counts how often the bare mount point was there: it refuses what a dead volume does not even hear.
+func bareness(w *world) (stop func() int) {
+	quit, count := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for {
+			select {
+			case <-quit:
+				count <- n
+				return
+			default:
+			}
+			if _, err := os.Stat(w.box.path("data", "f")); os.IsNotExist(err) {
+				n++
+			}
+		}
+	}()
+	return func() int { close(quit); return <-count }
+}
+
+func TestAClientThatDiesAgainAndAgainRestsAndSaysWhy(t *testing.T) {
+	now := &leap{}
+	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.Clock = now })
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	for range 4 {
+		pid := client(t, w.config.Dir)
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+		<-w.died
+		w.heals(pid)
+	}
+	require.NoError(t, unix.Kill(client(t, w.config.Dir), unix.SIGKILL))
+	<-w.died
+	require.Eventually(t, func() bool { return len(verdict(w).Message) > 4 && verdict(w).Message[:4] == "dead" }, 5*time.Second, 5*time.Millisecond)
+	require.Regexp(t, `^dead: its client died 5 times in 1 min: .*killed by signal 9`, verdict(w).Message)
+	err := w.Publish(t.Context(), s.volume("/data"))
+	require.ErrorIs(t, err, mount.ErrUnavailable)
+	require.ErrorContains(t, err, "died 5 times in 1 min")
+	now.forward(time.Minute)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.Equal(t, node.VerdictLive, verdict(w).Verdict)
+}
+
+func TestAClientWhoseStoreIsAwayIsReplacedOnceItIsBack(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, s.process.Process.Kill())
+	_ = s.process.Wait()
+	pid := client(t, w.config.Dir)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	<-w.died
+	require.Eventually(t, func() bool {
+		h := verdict(w)
+		return h.Verdict == node.VerdictDead && regexp.MustCompile("killed by signal 9.*another one cannot be started yet.*nobody answers").MatchString(h.Message)
+	}, 5*time.Second, 10*time.Millisecond, verdict(w))
+	s.start(t)
+	w.heals(pid)
+}
+
+func TestAHungClientIsReplacedAfterItsTimeUnlessTheStoreIsToBlame(t *testing.T) {
+	now := &leap{}
+	short := func(c *node.Config) {
+		c.Clock, c.LookEvery = now, 50*time.Millisecond
+	}
+	s, w := newStore(t), newWorld(t, short)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	pid := client(t, w.config.Dir)
+	require.NoError(t, s.process.Process.Signal(unix.SIGSTOP))
+	require.NoError(t, unix.Kill(pid, unix.SIGSTOP))
+	reader := make(chan error, 1)
+	go func() { _, err := os.ReadDir(w.box.path("data")); reader <- err }()
+	require.Eventually(t, func() bool { return verdict(w).Verdict == node.VerdictHung }, 10*time.Second, 10*time.Millisecond)
+	require.Contains(t, verdict(w).Message, "does not answer")
+	now.forward(31 * time.Second)
+	require.Never(t, func() bool { return client(t, w.config.Dir) != pid && len(w.box.mounts(t, "/data")) == 0 }, 500*time.Millisecond, 20*time.Millisecond)
+	require.True(t, alive(pid), "what it has not uploaded yet would be lost for nothing")
+	require.NoError(t, s.process.Process.Signal(unix.SIGCONT))
+	require.Eventually(t, func() bool { return !alive(pid) && verdict(w).Works() }, 60*time.Second, 20*time.Millisecond, w.log)
+	require.Error(t, <-reader, "who waited for it goes on")
+	require.Contains(t, verdict(w).Message, "did not answer")
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+}
+
+func alive(pid int) bool { return unix.Kill(pid, 0) == nil }
+
+func TestASlowVolumeWorksAndIsSaidToBeSlow(t *testing.T) {
+	w := newWorld(t, func(c *node.Config) {
+		c.SlowAfter, c.Probe = time.Millisecond, sluggish{c.Probe}
+	})
+	s := newStore(t)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	l := w.Mounts(t.Context())[0]
+	require.Equal(t, []any{node.VerdictSlow, node.Mounted, "slow: a read takes longer than 1ms"}, []any{l.Verdict, l.Phase, l.Message})
+}
+
+type sluggish struct{ node.Probe }
+
+func (s sluggish) Read(ctx context.Context, dir *os.File, fstype string) error {
+	tick := time.NewTimer(5 * time.Millisecond) // a store that takes its time
+	defer tick.Stop()
+	<-tick.C
+	return s.Probe.Read(ctx, dir, fstype)
+}
+
+// TestRecovery prints how long a volume is gone when its client is killed with a reader going on: RECOVERY=n for n rounds.
+func TestRecovery(t *testing.T) {
+	rounds := 5
+	if n := os.Getenv("RECOVERY"); n != "" {
+		_, err := fmt.Sscan(n, &rounds)
+		require.NoError(t, err)
+	}
+	now := &leap{}
+	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.Clock = now })
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o644))
+	var took []time.Duration
+	failed, reads := 0, 0
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for range rounds {
+		pid := client(t, w.config.Dir)
+		began := time.Now()
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+		broken := false
+		for good := 0; good < 20; {
+			_, err := os.ReadFile(w.box.path("data", "f"))
+			reads++
+			switch {
+			case err != nil:
+				broken, good = true, 0
+				failed++
+			case broken:
+				if good == 0 {
+					took = append(took, time.Since(began))
+				}
+				good++
+			}
+			<-tick.C
+			require.Less(t, time.Since(began), 30*time.Second, w.log)
+		}
+		<-w.died
+		now.forward(2 * time.Minute) // else deaths add up
+	}
+	require.Len(t, took, rounds)
+	slices.Sort(took)
+	t.Logf("recovery of a killed FUSE client: p50 %v, p95 %v, max %v of %d; %d of %d reads, one a millisecond, failed",
+		took[len(took)/2].Round(time.Millisecond), took[len(took)*95/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), rounds, failed, reads)
+}
