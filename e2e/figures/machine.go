@@ -1,4 +1,4 @@
-// Package figures is what programs that print figures say of the machine that they were taken on.
+// Package figures is what programs that print figures share: what they say of the machine that they were taken on, and percentiles.
 package figures
 
 import (

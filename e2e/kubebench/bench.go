@@ -76,7 +76,7 @@ func bench(ctx context.Context, cfg config, c *cluster) error {
 		}
 	}
 	if len(small) > 0 && len(large) > 0 {
-		fmt.Printf("\na pool of %d against one of %d, p50: %.2f times\n", cfg.large, cfg.small, float64(percentile(large, 50))/float64(percentile(small, 50)))
+		fmt.Printf("\na pool of %d against one of %d, p50: %.2f times\n", cfg.large, cfg.small, float64(figures.Percentile(large, 50))/float64(figures.Percentile(small, 50)))
 	}
 	fmt.Println("load at the end", figures.Load())
 	return nil

@@ -54,16 +54,6 @@ func TestWhatOutlivesItsEndIsTold(t *testing.T) {
 		left(map[string][]string{"replica 1": {}, "replica 3": {"i2"}}, []string{"i1"}))
 }
 
-func TestPercentilesNeedEnoughMeasurements(t *testing.T) {
-	took := make([]time.Duration, 1000)
-	for i := range took {
-		took[i] = time.Duration(1000-i) * time.Millisecond
-	}
-	require.Equal(t, "501.00 ms", at(took, 50))
-	require.Equal(t, "991.00 ms", at(took, 99))
-	require.Equal(t, "-", at(took[:999], 99), "of fewer than a thousand there is no p99 worth its name")
-}
-
 func TestWritesAreCountedByWhatTheyWrite(t *testing.T) {
 	text := `# HELP apiserver_request_total x
 apiserver_request_total{code="200",component="apiserver",dry_run="",group="agents.kruise.io",resource="sandboxes",scope="resource",subresource="",verb="PATCH",version="v1alpha1"} 5

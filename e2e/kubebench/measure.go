@@ -12,28 +12,17 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sandgate-dev/sandgate/e2e/figures"
 )
 
 // row is one line of the table.
 func row(name string, took []time.Duration) {
-	fmt.Printf("%-58s %5d %10s %10s %10s\n", name, len(took), at(took, 50), at(took, 95), at(took, 99))
+	fmt.Printf("%-58s %5d %10s %10s %10s\n", name, len(took), figures.At(took, 50), figures.At(took, 95), figures.At(took, 99))
 }
 
 func heading(text string) {
 	fmt.Printf("\n%-58s %5s %10s %10s %10s\n", text, "n", "p50", "p95", "p99")
-}
-
-// at is a percentile; of too few there is none.
-func at(took []time.Duration, percent int) string {
-	if len(took) < 10 || percent > 95 && len(took) < 1000 {
-		return "-"
-	}
-	return fmt.Sprintf("%.2f ms", float64(percentile(took, percent).Microseconds())/1000)
-}
-
-func percentile(took []time.Duration, percent int) time.Duration {
-	sorted := slices.Sorted(slices.Values(took))
-	return sorted[min(len(sorted)-1, len(sorted)*percent/100)]
 }
 
 var request = regexp.MustCompile(`^apiserver_request_total\{(.*)\} (\S+)$`)
