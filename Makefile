@@ -46,6 +46,7 @@ vet:
 	@go vet ./...
 
 unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/controller-gen ## house rules, unit and integration tests with -race, as root
+	@$(INSTALL) fio
 	@echo "== house rules, unit and integration tests"
 	@mkdir -p $(CACHE)/reports
 	@$(BIN)/gotestsum --format standard-quiet --junitfile $(CACHE)/reports/go.xml -- \

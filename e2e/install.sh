@@ -2,6 +2,7 @@
 # Installs what a target of the Makefile needs and the machine lacks. Each part checks first and is quick when nothing is missing.
 #   install.sh system           programs that sandboxes and volumes need, from apt
 #   install.sh nfs              the emulator in which NFS is tried, from apt
+#   install.sh fio              what verifies data on volumes, from apt
 #   install.sh go               says so when there is no Go
 #   install.sh tool NAME        an external tool, built from its own module e2e/tools/NAME at the version pinned there
 #   install.sh python PIN...    a virtual environment per SDK pin, from e2e/sdk/python/pins/PIN/requirements.txt
@@ -42,6 +43,8 @@ system() {
 }
 
 nfs() { apt qemu-system-x86_64=qemu-system-x86; }
+
+fio() { apt fio=fio; }
 
 # Any Go of 1.21 or newer fetches the version that go.mod asks for by itself.
 go_() {
@@ -89,14 +92,15 @@ js() {
   done
 }
 
-what=${1:?expected system, nfs, go, tool, python or js}
+what=${1:?expected system, nfs, fio, go, tool, python or js}
 shift
 case $what in
   system) system ;;
   nfs) nfs ;;
+  fio) fio ;;
   go) go_ ;;
   tool) tool "$@" ;;
   python) python "$@" ;;
   js) js "$@" ;;
-  *) die "unknown part $what: expected system, nfs, go, tool, python or js" ;;
+  *) die "unknown part $what: expected system, nfs, fio, go, tool, python or js" ;;
 esac
