@@ -14,10 +14,10 @@ INSTALL := e2e/install.sh
 export CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify generate cluster images e2e unit-kube bench-kube herd
+.PHONY: help run demo test bench lint fmt clean build vet unit sdk sdk-python sdk-js docs verify generate cluster images e2e unit-kube bench-kube bench-storage herd
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## --- for everyday use ---
 
@@ -79,6 +79,13 @@ bench: deps-run build $(BIN)/versitygw ## the figures: p50, p95, p99 of create, 
 
 bench-kube: deps-run cluster ## the figures of create on a real API server, with kwok's pods: p50, p95, p99, writes, conflicts, as root
 	@$(ASROOT) e2e/kube/bench.sh bench
+
+bench-storage: deps-run build $(BIN)/versitygw ## the figures of volumes: attach, ready, six at once, healing, throughput, memory; as root, and NFS in a guest
+	@CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags="-s -w" -o $(BIN)/ ./cmd/csiagent
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/ ./e2e/storagebench
+	@$(ASROOT) $(BIN)/storagebench -bin $(BIN) -agent $(BIN)/csiagent
+	@go test -count=1 -v -run FourHundred -exec "$(ASROOT) SANDGATE_BIN=$(BIN)" ./e2e/volumes
+	@e2e/nfs/guest.sh -test.run SixVolumes
 
 herd: deps-run cluster ## 1,000 creates at once at three gateways and a pool of 200 on a real API server, as root
 	@$(ASROOT) e2e/kube/bench.sh herd

@@ -62,9 +62,6 @@ func bench(ctx context.Context, cfg config) (err error) {
 		return err
 	}
 	report("create to first command done", took)
-	if err := attachment(ctx, w, cfg.n); err != nil {
-		return fmt.Errorf("attach: %w", err)
-	}
 	return proxied(ctx, w, cfg.n)
 }
 

@@ -30,7 +30,8 @@ type Store struct {
 	program *program
 }
 
-func startStore(ctx context.Context, path, dir string) (*Store, error) {
+// StartStore runs versitygw, which lies at path, on dir, and makes the bucket. Crash ends it.
+func StartStore(ctx context.Context, path, dir string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "objects"), 0o700); err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ func TestTheStoreKeepsObjectsAndRefusesAWrongKey(t *testing.T) {
 	if path == "" {
 		t.Skip("needs VERSITYGW, the path of the S3 server: make unit sets it")
 	}
-	store, err := startStore(t.Context(), path, filepath.Join(t.TempDir(), "store"))
+	store, err := StartStore(t.Context(), path, filepath.Join(t.TempDir(), "store"))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.stop(context.Background())) })
 

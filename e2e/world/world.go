@@ -67,7 +67,7 @@ func (w *World) start(ctx context.Context) error {
 		return err
 	}
 	w.before = before
-	if w.Store, err = startStore(ctx, filepath.Join(w.cfg.Bin, "versitygw"), filepath.Join(w.Dir, "store")); err != nil {
+	if w.Store, err = StartStore(ctx, filepath.Join(w.cfg.Bin, "versitygw"), filepath.Join(w.Dir, "store")); err != nil {
 		return err
 	}
 	if err := w.manifests(); err != nil {
