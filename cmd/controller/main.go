@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
@@ -24,6 +25,7 @@ type config struct {
 	Kubeconfig, ReleaseNamespace string
 	Namespaces, AllowHostPaths   []string
 	Drivers                      []string // that are not built in
+	Endpoints                    mount.Guard
 	Volumes                      volume.Default
 	Elect                        bool
 	OTLPEndpoint                 string
@@ -43,6 +45,7 @@ func command(args []string) error {
 	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
+	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	cfg.Webhook.bind(fs)
 	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")

@@ -32,7 +32,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	if err != nil {
 		return err
 	}
-	policy, check := rules(p.cfg.AllowHostPaths, p.cfg.Drivers)
+	policy, check := rules(p.cfg.AllowHostPaths, p.cfg.Drivers, p.cfg.Endpoints)
 	recorder := mgr.GetEventRecorder("sandgate-controller")
 	watch, err := injection.NewWatch(injection.WatchConfig{
 		Cache: mgr.GetCache(), Current: &p.injection, Events: recorder, Elected: mgr.Elected(), Log: p.log,

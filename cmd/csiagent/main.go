@@ -79,6 +79,7 @@ func serveCommand(args []string) error {
 	fs.StringVar(&cfg.State, "state", "/var/lib/sandgate-agent", "directory of the journal, in memory")
 	fs.StringVar(&cfg.Identity, "identity", "/identity", "directory with tls.crt, tls.key and ca.crt")
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
+	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.BoolVar(&cfg.NASFence, "nas-fence", false, "keep the sandbox from NFS servers in the pod's network namespace (needs NET_ADMIN)")
 	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "without a fence, mount NFS volumes that their owner restricts all the same")
 	fs.StringVar(&cfg.OSS.Endpoint, "oss-sts", "", "https URL of the service that exchanges a service account's token, for buckets with authType rrsa (default none)")

@@ -26,6 +26,7 @@ type config struct {
 	Addr, Handover, State, Identity string
 	Containers                      []string
 	AllowHostPaths                  []string
+	Endpoints                       mount.Guard
 	NASFence, NASUnfenced           bool
 	OSS                             oss.OIDC
 	Plugin                          pluginConfig
@@ -125,7 +126,7 @@ func newNode(cfg config, boxes *containers, foreign *plugin, log *slog.Logger) (
 
 // bucket is the driver for object stores. Without both halves of an identity it mounts nothing by role.
 func bucket(cfg config, log *slog.Logger) *oss.Driver {
-	c := oss.Config{Logger: log}
+	c := oss.Config{Guard: cfg.Endpoints, Logger: log}
 	if cfg.OSS.Endpoint != "" && cfg.OSS.TokenFile != "" {
 		c.Identity = cfg.OSS
 	}
@@ -134,7 +135,7 @@ func bucket(cfg config, log *slog.Logger) *oss.Driver {
 
 // network is the driver for NFS. Without the fence that was asked for it refuses what needs one, and serves the rest.
 func network(cfg config, log *slog.Logger) *nas.Driver {
-	c := nas.Config{Command: []string{"/proc/self/exe", nasCommand}, Unfenced: cfg.NASUnfenced, Logger: log}
+	c := nas.Config{Command: []string{"/proc/self/exe", nasCommand}, Unfenced: cfg.NASUnfenced, Guard: cfg.Endpoints, Logger: log}
 	if cfg.NASFence {
 		fence, err := nas.Raise()
 		if err != nil {

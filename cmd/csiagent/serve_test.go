@@ -125,7 +125,7 @@ func (p *pod) start(program string) {
 	if program == "" {
 		program = "/proc/self/exe"
 	}
-	args := []string{"serve", "-addr", p.addr, "-handover", p.handover, "-state", p.state, "-identity", p.identity, "-allow-host-paths", p.host}
+	args := []string{"serve", "-addr", p.addr, "-handover", p.handover, "-state", p.state, "-identity", p.identity, "-allow-host-paths", p.host, "-loopback-endpoints"}
 	p.process = exec.Command(program, append(args, p.extra...)...)
 	p.process.Stderr = p.log
 	p.process.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
@@ -28,6 +29,7 @@ type config struct {
 	Domain                       string
 	TrustedHosts, AllowHostPaths []string
 	Drivers                      []string // that are not built in
+	Endpoints                    mount.Guard
 	Volumes                      volume.Default
 	Limits                       gateway.Limits
 	Cold, Warm, MaxRequests      int
@@ -51,6 +53,7 @@ func command(args []string) error {
 	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
+	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.DurationVar(&cfg.Limits.Create, "create-deadline", cfg.Limits.Create, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.Limits.MaxTimeout, "max-timeout", cfg.Limits.MaxTimeout, "longest life a sandbox may be given from now")
 	fs.IntVar(&cfg.Cold, "max-cold", 16, "most sandboxes that this replica has in the making for requests that found no stock; below 0: none")

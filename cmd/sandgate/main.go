@@ -66,6 +66,7 @@ func runCommand(args []string) error {
 	fs.StringVar(&cfg.Bin, "bin", filepath.Dir(executable()), "directory of the static programs envd and starter")
 	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
+	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "mount NFS volumes that their owner restricts, although a sandbox with a network may reach the server itself")
 	fs.StringVar(&cfg.Domain, "domain", "", "domain whose hosts PORT-ID.DOMAIN reach sandboxes (default the address)")
 	fs.DurationVar(&cfg.CreateDeadline, "create-deadline", 30*time.Second, "longest wait of a create request for a sandbox")

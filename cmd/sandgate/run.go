@@ -41,6 +41,7 @@ var (
 type config struct {
 	Addr, State, Manifests, Bin, Domain string
 	AllowHostPaths                      []string
+	Endpoints                           mount.Guard
 	NASUnfenced                         bool
 	Volumes                             volume.Default
 	CreateDeadline, MaxTimeout          time.Duration
@@ -137,8 +138,8 @@ func builtin(cfg config, log *slog.Logger) (map[string]node.Driver, error) {
 	return map[string]node.Driver{
 		mount.DriverTmpfs:    &tmpfs.Driver{},
 		mount.DriverHostPath: host,
-		mount.DriverOSS:      oss.New(oss.Config{Logger: log}),
-		mount.DriverNAS:      nas.New(nas.Config{Command: []string{"/proc/self/exe", nasCommand}, Unfenced: cfg.NASUnfenced, Logger: log}),
+		mount.DriverOSS:      oss.New(oss.Config{Guard: cfg.Endpoints, Logger: log}),
+		mount.DriverNAS:      nas.New(nas.Config{Command: []string{"/proc/self/exe", nasCommand}, Unfenced: cfg.NASUnfenced, Guard: cfg.Endpoints, Logger: log}),
 	}, nil
 }
 

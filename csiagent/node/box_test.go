@@ -169,7 +169,7 @@ func newWorld(t testing.TB, changes ...func(*node.Config)) *world {
 	w.config = node.Config{
 		Dir: t.TempDir(),
 		Drivers: map[string]node.Driver{
-			mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: oss.New(oss.Config{Logger: logger}),
+			mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: oss.New(oss.Config{Guard: mount.Guard{Loopback: true}, Logger: logger}),
 		},
 		Target: func(context.Context, string) (node.Target, error) { return namespace, nil },
 		Policy: mount.DefaultPolicy(),

@@ -315,7 +315,7 @@ func victim(args []string) int {
 	if err != nil {
 		return 1
 	}
-	clients := oss.Config{}
+	clients := oss.Config{Guard: mount.Guard{Loopback: true}}
 	if step == "started" {
 		clients.Path = []string{os.Getenv("MURDERER")}
 	}

@@ -94,7 +94,7 @@ func (w *World) Serve(ctx context.Context) error {
 	// The file of an earlier start stays: the key in it is the one that users have. A new start tells by its address.
 	envFile := filepath.Join(w.State(), "env")
 	args := append([]string{"run", "-addr", addr, "-state", w.State(), "-manifests", w.Manifests(),
-		"-allow-host-paths", w.Shared, "-bin", w.cfg.Bin}, w.cfg.Args...)
+		"-allow-host-paths", w.Shared, "-loopback-endpoints", "-bin", w.cfg.Bin}, w.cfg.Args...)
 	w.gateway, err = launch(w.Log(), nil, filepath.Join(w.cfg.Bin, "sandgate"), args...)
 	if err != nil {
 		return err

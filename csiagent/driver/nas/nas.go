@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"time"
@@ -29,6 +30,10 @@ type Config struct {
 	Unfenced bool
 	// DialTimeout bounds the search for the server and the connection that is tried before the mount; 3 s when zero.
 	DialTimeout time.Duration
+	// Guard says at which addresses no server may be.
+	Guard mount.Guard
+	// Resolver looks up servers' names; the system's when nil.
+	Resolver *net.Resolver
 	// Logger gets what is not the caller's to know; nothing is logged when it is nil.
 	Logger *slog.Logger
 }
@@ -47,15 +52,21 @@ func New(c Config) *Driver {
 	return &Driver{c}
 }
 
-// Check refuses attributes and options that nothing is mounted with.
-func Check(m mount.Mount) error {
-	_, err := parse(m)
-	return err
+// Check refuses attributes and options that nothing is mounted with, and addresses that no server may have.
+func Check(m mount.Mount, g mount.Guard) error {
+	v, err := parse(m)
+	if err != nil {
+		return err
+	}
+	if g.CheckHost(v.server) != nil {
+		return errGuarded
+	}
+	return nil
 }
 
 // Check refuses what the package's Check refuses, and volumes that need a fence where there is none.
 func (d *Driver) Check(m mount.Mount) error {
-	if err := Check(m); err != nil {
+	if err := Check(m, d.config.Guard); err != nil {
 		return err
 	}
 	return d.fenced(m)

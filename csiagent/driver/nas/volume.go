@@ -33,12 +33,9 @@ const (
 	defaultMode = 0o755
 )
 
-var (
-	hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
-	modeText = regexp.MustCompile(`^0?[0-3]?[0-7]{3}$`)
-)
+var modeText = regexp.MustCompile(`^0?[0-3]?[0-7]{3}$`)
 
-const maxHost, maxComponents = 253, 64
+const maxComponents = 64
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{mount.ErrInvalid}, args...)...)
@@ -112,7 +109,7 @@ func host(text string) (string, error) {
 	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil && a.Zone() == "" {
 		return a.String(), nil
 	}
-	if len(text) > maxHost || !hostName.MatchString(text) {
+	if !mount.ValidHost(text) {
 		return "", invalid("the attribute server must be one host name or address, without port and path")
 	}
 	return text, nil

@@ -149,7 +149,7 @@ func TestWhatIsWrongIsRefusedByName(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := example()
 			c.change(&m)
-			err := Check(m)
+			err := Check(m, mount.Guard{})
 			require.ErrorIs(t, err, mount.ErrInvalid)
 			require.ErrorContains(t, err, c.want)
 			require.NotContains(t, err.Error(), "CANARY")
@@ -180,21 +180,23 @@ func TestAVolumeThatItsOwnerRestrictsNeedsAFence(t *testing.T) {
 	require.ErrorIs(t, err, mount.ErrDenied, "before anybody is asked")
 	require.NoError(t, New(Config{Unfenced: true}).Check(m))
 	require.NoError(t, New(Config{Fence: &Fence{}}).Check(m))
-	require.NoError(t, Check(m), "whoever is not on the machine cannot know")
+	require.NoError(t, Check(m, mount.Guard{}), "whoever is not on the machine cannot know")
 	m.Enforced, m.ReadOnly, m.SubPath = false, true, "a"
 	require.NoError(t, New(Config{}).Check(m), "what the caller asks for is his own matter")
 }
 
 func TestAddressesThatAreNoServersAreRefusedBeforeAnythingIsSent(t *testing.T) {
-	for _, server := range []string{"169.254.169.254", "::ffff:169.254.169.254", "100.100.100.200", "0.0.0.0", "ff02::1", "224.0.0.1"} {
+	for _, server := range []string{"169.254.169.254", "::ffff:169.254.169.254", "100.100.100.200", "0.0.0.0", "ff02::1", "224.0.0.1", "127.0.0.1", "::1", "localhost"} {
 		m := example()
 		m.Attributes["server"] = server
+		require.ErrorIs(t, Check(m, mount.Guard{}), mount.ErrDenied, "before a sandbox is taken")
+		require.ErrorIs(t, New(Config{}).Check(m), mount.ErrDenied)
 		_, err := New(Config{}).Mount(t.Context(), m, "")
 		require.ErrorIs(t, err, mount.ErrDenied, server)
 	}
 	m := example()
 	m.Attributes["server"], m.Options = "127.0.0.1", []string{"port=1"}
-	_, err := New(Config{}).Mount(t.Context(), m, "")
+	_, err := New(Config{Guard: mount.Guard{Loopback: true}}).Mount(t.Context(), m, "")
 	require.ErrorIs(t, err, mount.ErrUnavailable)
 	require.ErrorContains(t, err, "port 1")
 }

@@ -36,15 +36,17 @@ func choose(fuseType string, dirs []string) (name, program string, err error) {
 type launch struct {
 	args []string
 	file string // the text of its credentials file
-	// What a token takes, which changes while the client lives: somebody who signs in the client's place, or files that it looks at again.
-	signed, tokens bool
+	// relayed is a client that speaks to its store by way of the agent, which dials in its place; signed is one for which it signs, too.
+	relayed, signed bool
+	// tokens is a client that looks again at the files of its token.
+	tokens bool
 }
 
 // environment is all that a client gets to see of ours.
 var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
 
 func (l launch) environment() []string {
-	if l.signed {
+	if l.relayed {
 		return append([]string{"http_proxy=" + proxyURL}, environment...)
 	}
 	return environment
@@ -52,14 +54,15 @@ func (l launch) environment() []string {
 
 // argv is the client's command line, and the content of its credential file.
 func (v *volume) argv(client, program, dir string) (l launch, err error) {
-	l.tokens = v.tokened()
-	l.signed = l.tokens && client == "s3fs"
+	l.relayed = client == "s3fs"
+	l.signed = l.relayed && v.signable()
+	l.tokens = v.tokened() && !l.relayed
 	if client == "ossfs2" {
 		l.file, err = v.ossfs2()
 		l.args = []string{program, "mount", dir, "-c", secrets, "-f"}
 		return l, err
 	}
-	if l.signed && v.sigV2 {
+	if l.relayed && v.tokened() && !l.signed {
 		return l, invalid("the attribute sigVersion must be v4 or empty for a Secret with a SecurityToken, with the client s3fs")
 	}
 	source := v.bucket
@@ -71,7 +74,7 @@ func (v *volume) argv(client, program, dir string) (l launch, err error) {
 		l.args = append(l.args, "-o", o.String())
 	}
 	switch {
-	case v.public, l.tokens && !l.signed:
+	case v.public, l.tokens:
 	case l.signed: // whatever it signs with, another signature takes its place
 		l.file = v.bucket + ":sandgate:sandgate\n"
 	default:
@@ -80,17 +83,20 @@ func (v *volume) argv(client, program, dir string) (l launch, err error) {
 	return l, nil
 }
 
+// signable says whether the agent can sign the volume's requests: it knows one version of the signature.
+func (v *volume) signable() bool { return !v.public && !v.sigV2 && !v.sets("sigv2") }
+
 // base are the options that stand before the volume's own.
 func (v *volume) base(client string) []option {
-	url, signed := v.endpoint.String(), client == "s3fs" && v.tokened()
-	if signed { // TLS begins behind the signer
+	url := v.endpoint.String()
+	if client == "s3fs" { // TLS begins behind the relay
 		url = "http://" + v.endpoint.Host
 	}
 	out := []option{{"url", url}, {"allow_other", ""}, {"nosuid", ""}, {"nodev", ""}}
 	switch {
 	case v.public:
 		out = append(out, option{"public_bucket", "1"})
-	case !v.tokened() || signed:
+	case !v.tokened() || client == "s3fs":
 		out = append(out, option{"passwd_file", secrets})
 	default:
 		out = append(out, option{"passwd_file", tokensAt}, option{"use_session_token", ""})
@@ -128,7 +134,7 @@ func (v *volume) dialect(client string) (out []option) {
 			out = append(out, option{"sigv2", ""})
 		}
 	}
-	if v.sigV4 || client == "s3fs" && v.tokened() {
+	if v.sigV4 || client == "s3fs" && v.signable() {
 		out = append(out, option{"sigv4", ""})
 	}
 	if v.region != "" {

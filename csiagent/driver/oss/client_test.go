@@ -39,6 +39,9 @@ func prober(timeout time.Duration) *probe.Prober {
 	return &probe.Prober{Command: []string{"env", "GORACE=atexit_sleep_ms=0", self, "probe"}, Timeout: timeout}
 }
 
+// local lets stores be where the tests have theirs.
+var local = mount.Guard{Loopback: true}
+
 // store is a real object store; buckets are directories of dir.
 type store struct{ dir, url string }
 
@@ -75,7 +78,7 @@ func newWorld(t *testing.T) world {
 	t.Helper()
 	w := world{dir: filepath.Join(t.TempDir(), "st aging"), log: &bytes.Buffer{}}
 	require.NoError(t, os.Mkdir(w.dir, 0o700))
-	w.Driver = New(Config{Logger: slog.New(slog.NewTextHandler(&locked{w: w.log}, nil))})
+	w.Driver = New(Config{Guard: local, Logger: slog.New(slog.NewTextHandler(&locked{w: w.log}, nil))})
 	t.Cleanup(func() {
 		require.NoError(t, leftovers(w.dir))
 		require.NoError(t, os.Remove(w.dir))
@@ -176,6 +179,9 @@ func TestTheClientShowsNoSecretAndNothingOfOurEnvironment(t *testing.T) {
 	require.NoError(t, unix.Stat(fmt.Sprintf("/proc/%d/fd/3", src.Client.PID), &secret))
 	require.EqualValues(t, 0o600, secret.Mode&0o7777)
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/fd/3", src.Client.PID))
+	require.NoError(t, err)
+	require.NotContains(t, string(b), "CANARY", "it is signed for")
+	b, err = os.ReadFile(fmt.Sprintf("/proc/%d/fd/4/%s", src.Client.PID, keptName))
 	require.NoError(t, err)
 	require.Contains(t, string(b), "CANARY", "this check can find one")
 	sid, err := unix.Getsid(src.Client.PID)
@@ -312,12 +318,18 @@ func TestAPublicBucketNeedsNoSecret(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "data", "hello"), []byte("world"), 0o644)) //nolint:gosec // it is public
 	m := s.mount()
 	m.Secret, m.Attributes["authType"] = nil, "public"
-	s.put(t, "/data?policy", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::data","arn:aws:s3:::data/*"]}]}`)
+	s.open(t)
 	w.up(t, m)
 	b, err := os.ReadFile(filepath.Join(w.dir, "hello"))
 	require.NoError(t, err)
 	require.Equal(t, "world", string(b))
 	require.Error(t, os.WriteFile(filepath.Join(w.dir, "new"), []byte("x"), 0o600), "everybody may read")
+}
+
+// open lets everybody read the bucket.
+func (s store) open(t *testing.T) {
+	t.Helper()
+	s.put(t, "/data?policy", `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":["s3:GetObject","s3:ListBucket"],"Resource":["arn:aws:s3:::data","arn:aws:s3:::data/*"]}]}`)
 }
 
 // put asks as the store's owner.

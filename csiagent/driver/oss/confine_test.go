@@ -8,7 +8,7 @@ import (
 )
 
 func TestAClientIsKeptWithinItsPrefix(t *testing.T) {
-	o := origin{"https", "s3.example.com", "data", "team/a"}
+	o := origin{Scheme: "https", Host: "s3.example.com", Bucket: "data", Prefix: "team/a"}
 	for name, c := range map[string]struct {
 		method, host, path, from string
 		want                     int // 0: it goes to the store

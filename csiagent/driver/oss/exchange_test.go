@@ -35,9 +35,9 @@ func TestARoleIsTakenOnWithTheAgentsTokenAndRenewedBeforeItEnds(t *testing.T) {
 	w.config.Identity = OIDC{Endpoint: sts.URL, TokenFile: file, Client: sts.Client()}
 	m := i.mount(nil)
 	m.Attributes["authType"], m.Attributes["roleArn"], m.Attributes["oidcProviderArn"] = "rrsa", "acs:ram::1:role/reader", "acs:ram::1:oidc-provider/c"
-	require.NoError(t, Check(m))
+	require.NoError(t, Check(m, local))
 	require.NoError(t, w.Check(m))
-	require.ErrorContains(t, New(Config{}).Check(m), "rrsa")
+	require.ErrorContains(t, New(Config{Guard: local}).Check(m), "rrsa")
 	w.up(t, bare(m))
 	require.Eventually(t, func() bool { return exchanges.Load() >= 3 }, 30*time.Second, 10*time.Millisecond, "before they end")
 	_, err := os.ReadDir(w.dir)

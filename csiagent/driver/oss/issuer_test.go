@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/xml"
 	"io"
 	"net"
 	"net/http"
@@ -98,19 +99,19 @@ func (i *issuer) read(t *testing.T) map[string]any {
 	return book
 }
 
-// ask asks as the administrator.
-func (i *issuer) ask(t *testing.T, form url.Values) {
+// ask asks as the administrator, and returns the answer.
+func (i *issuer) ask(t *testing.T, form url.Values) string {
 	t.Helper()
 	form.Set("Version", "2010-05-08")
 	body := form.Encode()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, i.iam+"/", strings.NewReader(body))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	signed(t, req, body, "iam")
+	return signed(t, req, body, "iam")
 }
 
-// signed asks with the signature of the store's owner.
-func signed(t *testing.T, req *http.Request, body, service string) {
+// signed asks with the signature of the store's owner, and returns the answer.
+func signed(t *testing.T, req *http.Request, body, service string) string {
 	t.Helper()
 	now, sum := time.Now().UTC(), sha256.Sum256([]byte(body))
 	req.Host = req.URL.Host
@@ -124,6 +125,7 @@ func signed(t *testing.T, req *http.Request, body, service string) {
 	answer, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
 	require.Less(t, res.StatusCode, 300, string(answer))
+	return string(answer)
 }
 
 // issue makes a key with a token that is good until it is revoked.
@@ -147,6 +149,24 @@ func (i *issuer) issueFor(t *testing.T, policy string) mount.Secret {
 	require.NoError(t, os.WriteFile(i.book+".new", b, 0o600))
 	require.NoError(t, os.Rename(i.book+".new", i.book))
 	return out
+}
+
+// key makes an access key, of a user who may do anything in the bucket.
+func (i *issuer) key(t *testing.T) mount.Secret {
+	t.Helper()
+	user := rand.Text()
+	i.ask(t, url.Values{"Action": {"CreateUser"}, "UserName": {user}})
+	i.ask(t, url.Values{
+		"Action": {"PutUserPolicy"}, "UserName": {user}, "PolicyName": {"data"},
+		"PolicyDocument": {`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":["arn:aws:s3:::data","arn:aws:s3:::data/*"]}]}`},
+	})
+	var out struct {
+		ID     string `xml:"CreateAccessKeyResult>AccessKey>AccessKeyId"`
+		Secret string `xml:"CreateAccessKeyResult>AccessKey>SecretAccessKey"`
+	}
+	require.NoError(t, xml.Unmarshal([]byte(i.ask(t, url.Values{"Action": {"CreateAccessKey"}, "UserName": {user}})), &out))
+	require.NotEmpty(t, out.Secret)
+	return mount.Secret{"AccessKeyId": out.ID, "AccessKeySecret": out.Secret}
 }
 
 func (i *issuer) revoke(s mount.Secret) { i.revoked.Store(s["AccessKeyId"], true) }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -25,6 +24,10 @@ type Config struct {
 	Path []string
 	// DialTimeout bounds the connection that is tried before a client is started; 3 s when zero.
 	DialTimeout time.Duration
+	// Guard says at which addresses no store may be.
+	Guard mount.Guard
+	// Resolver looks up stores' names; the system's when nil.
+	Resolver *net.Resolver
 	// Identity is how this agent gets credentials of a role; nil when it has no identity.
 	Identity Exchanger
 	// Logger gets what a client wrote when it failed; nothing is logged when it is nil.
@@ -37,7 +40,7 @@ type Driver struct {
 
 	mu      sync.Mutex
 	clients map[mount.Process]*client // those this process has started and nobody has unmounted
-	holders map[mount.Process]holder  // of those, and of earlier ones, whose credentials can change
+	holders map[mount.Process]holder  // of those, and of earlier ones, that need one
 }
 
 // New returns a driver.
@@ -54,9 +57,13 @@ func New(c Config) *Driver {
 	return &Driver{config: c, clients: map[mount.Process]*client{}, holders: map[mount.Process]holder{}}
 }
 
-// Check refuses attributes, options and credentials that no client is started with, and clients that are not installed.
+// Check refuses attributes, options and credentials that no client is started with, addresses that no store may have, and clients that are
+// not installed.
 func (d *Driver) Check(m mount.Mount) error {
 	v, _, err := d.command(m, "/")
+	if err == nil {
+		err = v.guarded(d.config.Guard)
+	}
 	if err == nil && v.role != (Role{}) && d.config.Identity == nil {
 		err = errNoIdentity
 	}
@@ -64,9 +71,12 @@ func (d *Driver) Check(m mount.Mount) error {
 }
 
 // Check is Driver.Check where the client is on another machine: it says what is wrong with m whichever client will mount it.
-func Check(m mount.Mount) error {
+func Check(m mount.Mount, g mount.Guard) error {
 	v, err := parse(m)
 	if err != nil {
+		return err
+	}
+	if err := v.guarded(g); err != nil {
 		return err
 	}
 	last := instead[v.fuseType][len(instead[v.fuseType])-1] // the one that takes every other's place
@@ -112,9 +122,9 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.So
 	return src, nil
 }
 
-// start starts a client, with whoever holds its credentials when they can change.
+// start starts a client, with whoever dials for it or holds its credentials.
 func (d *Driver) start(v *volume, l launch) (*client, error) {
-	if !l.tokens {
+	if !l.relayed && !l.tokens {
 		c, err := start(l, v.keys, nil)
 		if err == nil {
 			d.keep(c, nil)
@@ -254,8 +264,8 @@ func (d *Driver) dial(ctx context.Context, u *url.URL) error {
 	if err == nil {
 		return conn.Close()
 	}
-	if errors.Is(err, errForbidden) {
-		return fmt.Errorf("%w: the attribute url leads to an address that cannot be a storage endpoint", mount.ErrDenied)
+	if errors.Is(err, mount.ErrBarred) {
+		return errGuarded
 	}
 	d.config.Logger.InfoContext(ctx, "object store unreachable", "host", u.Host, "error", err)
 	return fmt.Errorf("%w: nobody answers at the attribute url", mount.ErrUnavailable)
@@ -265,18 +275,16 @@ type dialFunc = func(ctx context.Context, network, address string) (net.Conn, er
 
 // dialer looks at the address that a name has led to.
 func (d *Driver) dialer() *net.Dialer {
-	return &net.Dialer{Timeout: d.config.DialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
-		to, err := netip.ParseAddrPort(address)
-		if err != nil || forbidden(to.Addr().Unmap()) {
-			return errForbidden
-		}
-		return nil
-	}}
+	return &net.Dialer{Timeout: d.config.DialTimeout, Control: d.config.Guard.Control, Resolver: d.config.Resolver}
 }
 
-var errForbidden = errors.New("forbidden address")
+var errGuarded = fmt.Errorf("%w: the attribute url leads to an address at which no store may be: loopback, link-local, a cloud's metadata, the cluster's "+
+	"API server, or one that the administrator bars", mount.ErrDenied)
 
-// forbidden are addresses at which clouds serve a machine's own credentials, and those that are nobody's.
-func forbidden(a netip.Addr) bool {
-	return a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a == netip.AddrFrom4([4]byte{100, 100, 100, 200})
+// guarded refuses an endpoint of which it shows without a look-up that it is barred.
+func (v *volume) guarded(g mount.Guard) error {
+	if g.CheckHost(v.endpoint.Hostname()) != nil {
+		return errGuarded
+	}
+	return nil
 }

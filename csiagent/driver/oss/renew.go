@@ -8,9 +8,10 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
-// holder gives a running client its credentials, and others in their place.
+// holder stands by a running client: it gives it credentials, and others in their place, or dials for it.
 type holder interface {
-	// replace returns when the client does not use earlier ones any more, or will not once it has looked.
+	// replace returns when the client does not use earlier credentials any more, or will not once it has looked. It does nothing for a
+	// client that keeps those that it was started with.
 	replace(ctx context.Context, c credentials) error
 	close()
 }
@@ -20,8 +21,12 @@ func (d *Driver) hold(v *volume, l launch) (h holder, r room, err error) {
 	if r, err = newRoom(); err != nil {
 		return nil, r, err
 	}
-	if l.signed {
-		h, err = newSigner(r, originOf(v), v.keys, d.dialer().DialContext, d.config.Logger)
+	if l.relayed {
+		to, keys := originOf(v), v.keys
+		if !l.signed {
+			to.Unsigned, keys = true, credentials{}
+		}
+		h, err = newSigner(r, to, keys, d.dialer().DialContext, d.config.Logger)
 	} else {
 		h, err = newTokens(r, v.keys)
 	}
@@ -32,8 +37,8 @@ func (d *Driver) hold(v *volume, l launch) (h holder, r room, err error) {
 	return h, r, nil
 }
 
-// Renew gives a client that lives the credentials that m has now, without a break: also the files that are open stay. A client that was
-// started with an access key keeps it; a volume's next mount uses the new one.
+// Renew gives a client that lives the credentials that m has now, without a break: also the files that are open stay. A client that has
+// an access key of its own (ossfs, ossfs2, and s3fs that signs with version 1) keeps it; a volume's next mount uses the new one.
 func (d *Driver) Renew(ctx context.Context, p mount.Process, m mount.Mount) error {
 	h := d.holder(p)
 	if h == nil {
@@ -46,10 +51,9 @@ func (d *Driver) Renew(ctx context.Context, p mount.Process, m mount.Mount) erro
 	if err := d.signIn(ctx, &v); err != nil {
 		return err
 	}
-	if v.keys.token == "" {
-		return invalid("the volume's Secret must hold a SecurityToken, as it did when the volume was mounted; mount it again to use an access key")
-	}
-	if err := h.replace(ctx, v.keys); err != nil {
+	if err := h.replace(ctx, v.keys); errors.Is(err, mount.ErrInvalid) {
+		return err
+	} else if err != nil {
 		return fmt.Errorf("%w: new credentials: %w", mount.ErrUnavailable, err)
 	}
 	return nil

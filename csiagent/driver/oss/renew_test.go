@@ -25,9 +25,26 @@ func bare(m mount.Mount) mount.Mount {
 	return m
 }
 
-func TestATokenIsReplacedWithoutAFailedReadOrWrite(t *testing.T) {
+func TestCredentialsAreReplacedWithoutAFailedReadOrWrite(t *testing.T) {
+	for name, kinds := range map[string][]func(*issuer, *testing.T) mount.Secret{
+		"tokens":          {(*issuer).issue},
+		"access keys":     {(*issuer).key},
+		"one and another": {(*issuer).key, (*issuer).issue},
+	} {
+		t.Run(name, func(t *testing.T) {
+			turn := 0
+			replaced(t, func(i *issuer) mount.Secret {
+				turn++
+				return kinds[turn%len(kinds)](i, t)
+			})
+		})
+	}
+}
+
+// replaced reads and writes without a pause while one set of credentials takes the place of another.
+func replaced(t *testing.T, next func(*issuer) mount.Secret) {
 	i, w := startIssuer(t), newWorld(t)
-	old := i.issue(t)
+	old := next(i)
 	src := w.up(t, bare(i.mount(old)))
 	const size = 1 << 20
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "big"), make([]byte, 8*size), 0o600))
@@ -72,7 +89,7 @@ func TestATokenIsReplacedWithoutAFailedReadOrWrite(t *testing.T) {
 	})
 	for range 5 {
 		i.await(t, old)
-		fresh := i.issue(t)
+		fresh := next(i)
 		require.NoError(t, w.Renew(t.Context(), src.Client, i.mount(fresh)))
 		i.revoke(old)
 		old = fresh
@@ -87,7 +104,6 @@ func TestATokenIsReplacedWithoutAFailedReadOrWrite(t *testing.T) {
 	require.Empty(t, i.refusals())
 	_, err = open.ReadAt(make([]byte, 8*size), 0)
 	require.NoError(t, err, "a file that was open all the time")
-	require.ErrorIs(t, w.Renew(t.Context(), src.Client, i.mount(mount.Secret{"akId": "AKCANARY", "akSecret": "SKCANARY"})), mount.ErrInvalid)
 }
 
 func TestATokenForATenantsPrefixIsAllThatItsMountNeeds(t *testing.T) {
@@ -163,7 +179,7 @@ func TestALaterAgentGoesOnSigning(t *testing.T) {
 	first := i.issue(t)
 	src := w.up(t, bare(i.mount(first)))
 	w.holders[src.Client].(*signer).close() // as an agent that ends
-	next := New(Config{})
+	next := New(Config{Guard: local})
 	require.NoError(t, next.Adopt(t.Context(), src.Client))
 	_, err := os.ReadDir(w.dir)
 	require.NoError(t, err, "with what was left")
@@ -176,29 +192,39 @@ func TestALaterAgentGoesOnSigning(t *testing.T) {
 	require.Empty(t, next.holders)
 }
 
-func TestAClientWithAKeyIsAdoptedAsItIs(t *testing.T) {
+func TestAClientThatNobodySignsForIsDialledFor(t *testing.T) {
 	s, w := startStore(t), newWorld(t)
-	src := w.up(t, s.mount())
-	next := New(Config{})
+	s.open(t)
+	m := s.mount()
+	m.Secret, m.Attributes["authType"] = nil, "public"
+	src := w.up(t, bare(m))
+	w.holders[src.Client].close() // as an agent that ends
+	next := New(Config{Guard: local})
 	require.NoError(t, next.Adopt(t.Context(), src.Client))
-	require.Empty(t, next.holders)
-	require.NoError(t, w.Renew(t.Context(), src.Client, s.mount()))
+	_, err := os.ReadDir(w.dir)
+	require.NoError(t, err)
+	require.NoError(t, next.Renew(t.Context(), src.Client, m), "it has nothing that could change")
 	require.NoError(t, next.Adopt(t.Context(), mount.Process{PID: src.Client.PID, Start: 1}), "another process")
+	require.NoError(t, src.Root.Close())
+	require.NoError(t, next.Unmount(soon(t, 10*time.Second), w.dir, src.Client))
 }
 
 func TestNobodyIsSignedForElsewhere(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: makes a file system")
 	}
-	var hosts sync.Map
-	behind := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hosts.Store(r.Host, true) }))
+	var hosts, signatures sync.Map
+	behind := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		hosts.Store(r.Host, true)
+		signatures.Store(r.Header.Get("Authorization"), true)
+	}))
 	defer behind.Close()
 	to, err := url.Parse(behind.URL)
 	require.NoError(t, err)
 	r, err := newRoom()
 	require.NoError(t, err)
-	d := New(Config{})
-	s, err := newSigner(r, origin{to.Scheme, to.Host, "data", ""}, credentials{id: "AK", secret: "SK", token: "T"}, d.dialer().DialContext, d.config.Logger)
+	d := New(Config{Guard: local})
+	s, err := newSigner(r, origin{Scheme: to.Scheme, Host: to.Host, Bucket: "data"}, credentials{id: "AK", secret: "SK", token: "T"}, d.dialer().DialContext, d.config.Logger)
 	require.NoError(t, err)
 	defer s.close()
 	ask := func(host, authorization string) int {
@@ -228,6 +254,12 @@ func TestNobodyIsSignedForElsewhere(t *testing.T) {
 	const good = "AWS4-HMAC-SHA256 Credential=x/20260101/r/s3/aws4_request, SignedHeaders=host, Signature=0"
 	require.Equal(t, http.StatusOK, ask("169.254.169.254", good))
 	require.Equal(t, http.StatusServiceUnavailable, ask(to.Host, "AWS x:y"), "what it does not understand it does not sign")
+	_, mine := signatures.Load(good)
+	require.False(t, mine, "another one took its place")
+	s.origin.Unsigned = true
+	require.Equal(t, http.StatusOK, ask("169.254.169.254", "AWS x:y"))
+	_, its := signatures.Load("AWS x:y")
+	require.True(t, its, "as the client has signed it")
 	hosts.Range(func(host, _ any) bool {
 		require.Equal(t, to.Host, host)
 		return true
@@ -261,6 +293,7 @@ func TestTheFilesOfATokenAreSwappedAsAWhole(t *testing.T) {
 		require.NoError(t, next.replace(t.Context(), credentials{id: fmt.Sprint("A", n), secret: "S2", token: "T2", expires: time.Unix(int64(n), 0)}))
 		require.Equal(t, []string{fmt.Sprint("A", n), "S2", "T2"}, read())
 	}
+	require.ErrorIs(t, next.replace(t.Context(), credentials{id: "A", secret: "S"}), mount.ErrInvalid, "no client reads an access key there")
 	all, err := os.ReadDir(r.path("."))
 	require.NoError(t, err)
 	require.Len(t, all, 2, "the link and one directory")
@@ -275,9 +308,9 @@ func TestAnExpiredTokenIsRefusedBeforeAClientIsStarted(t *testing.T) {
 	m := example()
 	token(&m)
 	m.Secret["Expiration"] = "2020-01-01T00:00:00Z"
-	require.ErrorIs(t, Check(m), mount.ErrDenied)
+	require.ErrorIs(t, Check(m, local), mount.ErrDenied)
 	m.Secret["Expiration"] = time.Now().Add(time.Minute).UTC().Format(time.RFC3339)
-	require.NoError(t, Check(m))
+	require.NoError(t, Check(m, local))
 	m.Attributes["sigVersion"] = "v1"
-	require.ErrorContains(t, Check(m), "sigVersion")
+	require.ErrorContains(t, Check(m, local), "sigVersion")
 }

@@ -17,13 +17,17 @@ import (
 	"time"
 )
 
-// signer stands between an s3fs and its store and signs what the client asks with the credentials of the moment. s3fs takes a token
-// from its environment only, and never another one; signed here, a request has one key or the other and never half of both, in files
-// that are open as well as in others, and the client itself knows no secret at all. It listens in the client's room, at no address.
+// signer stands between an s3fs and its store. It dials in the client's place, so that the address which was looked at is the one that is
+// connected to: the client would look the name up by itself, and may be told something else. And it signs what the client asks with the
+// credentials of the moment. s3fs never takes others than those that it was started with; signed here, a request has one key or the other and
+// never half of both, in files that are open as well as in others, and the client itself knows no secret at all. It listens in the
+// client's room, at no address.
 type signer struct {
 	room   room
 	origin origin
 	server *http.Server
+	// transport has the connections to the store.
+	transport *http.Transport
 
 	mu  sync.RWMutex
 	now *generation
@@ -41,6 +45,8 @@ type origin struct {
 	Host   string `json:"host"`
 	Bucket string `json:"bucket"`
 	Prefix string `json:"prefix,omitempty"` // all that a client gets to see of the bucket
+	// Unsigned says that requests go as the client makes them: signed by itself, or by nobody.
+	Unsigned bool `json:"unsigned,omitempty"`
 }
 
 // kept is what a signer leaves in its client's room for the agent after it.
@@ -70,13 +76,13 @@ func newSigner(r room, to origin, keys credentials, dial dialFunc, logger *slog.
 	if err != nil {
 		return nil, errors.New("listen for the FUSE client: " + plain(err))
 	}
-	transport := &http.Transport{
+	s.transport = &http.Transport{
 		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 5 * time.Second,
 		ResponseHeaderTimeout: 60 * time.Second,
 	}
 	proxy := &httputil.ReverseProxy{
 		Rewrite:   s.rewrite,
-		Transport: roundTripper(func(r *http.Request) (*http.Response, error) { return s.send(transport, r) }),
+		Transport: roundTripper(s.send),
 		ErrorLog:  log.New(discard{}, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
@@ -88,7 +94,7 @@ func newSigner(r room, to origin, keys credentials, dial dialFunc, logger *slog.
 	s.server = &http.Server{Handler: proxy, ReadHeaderTimeout: 30 * time.Second, ErrorLog: log.New(discard{}, "", 0)}
 	go func() { // ends with close
 		_ = s.server.Serve(socks{listener})
-		transport.CloseIdleConnections()
+		s.transport.CloseIdleConnections()
 	}()
 	return s, nil
 }
@@ -134,7 +140,7 @@ func (s *signer) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-func (s *signer) send(next http.RoundTripper, r *http.Request) (*http.Response, error) {
+func (s *signer) send(r *http.Request) (*http.Response, error) {
 	s.mu.RLock()
 	g := s.now
 	g.busy.Add(1)
@@ -143,10 +149,12 @@ func (s *signer) send(next http.RoundTripper, r *http.Request) (*http.Response, 
 	if refusal := s.origin.confine(r); refusal != nil {
 		return refusal, nil
 	}
-	if err := sign(r, g.keys); err != nil {
-		return nil, err
+	if !s.origin.Unsigned {
+		if err := sign(r, g.keys); err != nil {
+			return nil, err
+		}
 	}
-	return next.RoundTrip(r)
+	return s.transport.RoundTrip(r)
 }
 
 // settleTime is how long requests that were signed with earlier credentials may take to be answered.
@@ -156,7 +164,7 @@ const settleTime = 10 * time.Second
 // revoked then.
 func (s *signer) replace(ctx context.Context, c credentials) error {
 	s.mu.Lock()
-	if s.now.keys == c {
+	if s.origin.Unsigned || s.now.keys == c {
 		s.mu.Unlock()
 		return nil
 	}
@@ -188,5 +196,5 @@ func (s *signer) close() {
 }
 
 func originOf(v *volume) origin {
-	return origin{v.endpoint.Scheme, v.endpoint.Host, v.bucket, strings.TrimPrefix(v.prefix, "/")}
+	return origin{Scheme: v.endpoint.Scheme, Host: v.endpoint.Host, Bucket: v.bucket, Prefix: strings.TrimPrefix(v.prefix, "/")}
 }

@@ -35,6 +35,9 @@ func resumeTokens(r room) (*tokens, error) {
 }
 
 func (t *tokens) replace(_ context.Context, c credentials) error {
+	if c.token == "" {
+		return invalid("the volume's Secret must hold a SecurityToken, as it did when the volume was mounted; mount it again to use an access key")
+	}
 	had, _ := os.Readlink(t.room.path(tokensName)) // none yet
 	if had != "" && t.has(c) {
 		return nil

@@ -2,7 +2,6 @@ package oss
 
 import (
 	"fmt"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"strings"
@@ -32,10 +31,9 @@ type volume struct {
 var (
 	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]+[a-z0-9]$`)
 	regionName = regexp.MustCompile(`^[a-z0-9-]+$`)
-	hostName   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$`)
 )
 
-const maxBucket, maxRegion, maxHost = 63, 64, 253
+const maxBucket, maxRegion = 63, 64
 
 func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{mount.ErrInvalid}, args...)...)
@@ -135,19 +133,12 @@ func endpoint(text, bucket string) (*url.URL, error) {
 		return nil, invalid("the attribute url must not hold credentials; put them into the volume's Secret")
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, invalid("the attribute url must have nothing behind the host and the port")
-	case !goodHost(u.Hostname()):
+	case !mount.ValidHost(u.Hostname()):
 		return nil, invalid("the attribute url must name a host or an address")
 	case strings.HasPrefix(u.Hostname(), bucket+"."):
 		return nil, invalid("the attribute url must be the endpoint without the bucket's name")
 	}
 	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
-}
-
-func goodHost(h string) bool {
-	if a, err := netip.ParseAddr(h); err == nil {
-		return a.Zone() == ""
-	}
-	return len(h) <= maxHost && hostName.MatchString(h)
 }
 
 func (v *volume) signature(version string) error {
