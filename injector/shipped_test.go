@@ -4,10 +4,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/sandgate-dev/sandgate/injector"
@@ -41,6 +43,8 @@ func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
 		"without FUSE":                    {"--set", "agent.fuse=false"},
 		"with directories of the node":    {"--set", "agent.allowHostPaths={/srv/a,/srv/b}"},
 		"with a fence around NFS":         {"--set", "agent.nas.fence=true"},
+		"with roles of buckets":           {"--set", "agent.oss.sts=https://sts.example.com"},
+		"with networks barred":            {"--set", "policy.barredEndpoints={10.0.0.0/8,192.0.2.1}"},
 		"by digest, with a runtime added": {"--set", "image.digests.envd=sha256:" + digest, "--set-string", "injection.extra.mine=labels: {a: b}"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,3 +111,37 @@ func TestAnAgentOnADriversImageCanBeInjected(t *testing.T) {
 }
 
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+// What signs in to roles is in the agent's container and in no other.
+func TestATokenForRolesIsTheAgentsAlone(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), helm(t), "template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0",
+		"--show-only", "templates/injection.yaml", "--set", "agent.oss.sts=https://sts.example.com/x,agent.oss.audience=buckets,agent.oss.expirationSeconds=900")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	cm := &corev1.ConfigMap{}
+	require.NoError(t, yaml.UnmarshalStrict(out, cm))
+	c, err := injector.Parse(cm.Data)
+	require.NoError(t, err)
+	fitted, err := injector.Inject(pod(t, plain), c, []string{"agent-runtime", "csi"}, values)
+	require.NoError(t, err)
+
+	const volume, dir = "sandgate-oss-token", "/var/run/secrets/sandgate.dev/oss"
+	found := slices.IndexFunc(fitted.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume })
+	require.GreaterOrEqual(t, found, 0)
+	require.Equal(t, []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+		Audience: "buckets", ExpirationSeconds: ptr.To[int64](900), Path: "token",
+	}}}, fitted.Spec.Volumes[found].Projected.Sources)
+	var holders []string
+	for _, container := range append(fitted.Spec.InitContainers, fitted.Spec.Containers...) {
+		if slices.ContainsFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == volume && m.MountPath == dir && m.ReadOnly }) {
+			holders = append(holders, container.Name)
+			require.Subset(t, container.Args, []string{"-oss-sts=https://sts.example.com/x", "-oss-token=" + dir + "/token"})
+		}
+	}
+	require.Equal(t, []string{"sandgate-csiagent"}, holders)
+
+	curious := pod(t, plain)
+	curious.Spec.Containers[0].VolumeMounts = append(curious.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: "/t"})
+	_, err = injector.Inject(curious, c, []string{"agent-runtime", "csi"}, values)
+	require.ErrorContains(t, err, volume, "a template does not get at it by its name")
+}
