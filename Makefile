@@ -7,6 +7,7 @@ ADDR  ?= 127.0.0.1:3000
 STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/sandgate
 MANIFESTS ?= examples/local
 ALLOW_HOST_PATHS ?=
+LOOPBACK ?=
 
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo -E)
 ASROOT  := $(SUDO) env PATH=$(PATH) CACHE=$(CACHE)
@@ -21,9 +22,9 @@ help: ## list the targets
 
 ## --- for everyday use ---
 
-run: deps-run build ## serve on ADDR (127.0.0.1:3000); STATE=, MANIFESTS=, ALLOW_HOST_PATHS=/a:/b
+run: deps-run build ## serve on ADDR (127.0.0.1:3000); STATE=, MANIFESTS=, ALLOW_HOST_PATHS=/a:/b, LOOPBACK=1
 	@exec $(ASROOT) $(BIN)/sandgate run -addr "$(ADDR)" -state "$(STATE)" -manifests "$(MANIFESTS)" \
-		-allow-host-paths "$(ALLOW_HOST_PATHS)" -bin "$(BIN)"
+		-allow-host-paths "$(ALLOW_HOST_PATHS)" $(if $(LOOPBACK),-loopback-endpoints) -bin "$(BIN)"
 
 clean: build ## end every sandbox of STATE and what it mounted
 	@$(ASROOT) $(BIN)/sandgate clean -state "$(STATE)"
