@@ -82,7 +82,8 @@ func rights(pool, release string) map[string][]rbacv1.PolicyRule {
 			rule("", "secrets", "create"),
 			named(rule("", "secrets", "get", "update"), keyring.SecretKeys, keyring.SecretAuthority, keyring.SecretGatewayClient),
 			named(rule("", "secrets", "list", "watch", "update"), hookSecret),
-			rule("", "configmaps", "list", "delete"),
+			rule("", "configmaps", "create", "list", "delete"),
+			named(rule("", "configmaps", "get", "update"), injection.KeptConfigMap),
 			rule("coordination.k8s.io", "leases", "get", "create", "update"),
 			rule("events.k8s.io", "events", "create", "patch"),
 			rule("", "events", "create", "patch"),
@@ -198,11 +199,15 @@ func TestTheControllerWorksWithNoMoreThanItsRights(t *testing.T) {
 		require.NoError(t, c.List(t.Context(), &events, client.InNamespace(v1alpha1.SystemNamespace)))
 		return len(events.Items) > 0 && events.Items[0].Reason == "InjectionInvalid"
 	}, 10*time.Second, 50*time.Millisecond)
+	third, _ := replica(t, cfg, logger, access, types)
+	require.Eventually(t, func() bool { _, err := third.injection.Config(); return err == nil }, 30*time.Second, 20*time.Millisecond,
+		"one that starts while the ConfigMap is broken has what was last in force")
+	require.NotEmpty(t, third.injection.Fault(), "and says that it is broken")
 	cm.Data["csi"] = "sidecars: [{name: agent, image: a}]"
 	require.NoError(t, c.Update(t.Context(), cm))
 	require.Eventually(t, func() bool { return condition(v1alpha1.ConditionInjectionConfigured).Status == metav1.ConditionTrue }, 10*time.Second, 20*time.Millisecond)
 
-	stop() // the lease is given back, and the other one goes on
+	stop() // the lease is given back, and another one goes on
 	set.Spec.Replicas = 2
 	require.NoError(t, c.Patch(t.Context(), &v1alpha1.SandboxSet{ObjectMeta: metav1.ObjectMeta{Namespace: pool, Name: "pool"}},
 		client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"replicas":2}}`))))

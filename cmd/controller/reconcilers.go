@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
@@ -35,7 +36,8 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	policy, check := rules(p.cfg.AllowHostPaths, p.cfg.Drivers, p.cfg.Endpoints)
 	recorder := mgr.GetEventRecorder("sandgate-controller")
 	watch, err := injection.NewWatch(injection.WatchConfig{
-		Cache: mgr.GetCache(), Current: &p.injection, Events: recorder, Elected: mgr.Elected(), Log: p.log,
+		Cache: mgr.GetCache(), Current: &p.injection, Live: p.live, Kept: client.ObjectKey{Namespace: p.cfg.ReleaseNamespace, Name: injection.KeptConfigMap},
+		Events: recorder, Elected: mgr.Elected(), Log: p.log,
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ package injection
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/sandgate-dev/sandgate/injector"
@@ -26,6 +27,7 @@ type Current struct {
 	looked bool
 	loaded bool
 	config injector.Config
+	data   map[string]string // that config was made of
 	fault  string
 	told   []func()
 }
@@ -64,7 +66,28 @@ func (c *Current) Set(data map[string]string) error {
 		c.refuse(fmt.Sprintf("ConfigMap %s cannot be used: %s", name, err))
 		return err
 	}
-	c.change(func() { c.loaded, c.config, c.fault = true, config, "" })
+	c.change(func() { c.loaded, c.config, c.data, c.fault = true, config, maps.Clone(data), "" })
+	return nil
+}
+
+// Data is what the configuration in force was made of, nil when there is none.
+func (c *Current) Data() map[string]string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return maps.Clone(c.data)
+}
+
+// Recall puts into force what was so in an earlier life, unless something is already. The ConfigMap's fault stays.
+func (c *Current) Recall(data map[string]string) error {
+	config, err := injector.Parse(data)
+	if err != nil {
+		return err
+	}
+	c.change(func() {
+		if !c.loaded {
+			c.loaded, c.config, c.data = true, config, maps.Clone(data)
+		}
+	})
 	return nil
 }
 

@@ -42,3 +42,18 @@ func TestTheLastGoodConfigurationStaysInForce(t *testing.T) {
 	require.Empty(t, c.Fault())
 	require.Equal(t, 6, told)
 }
+
+func TestWhatWasInForceInAnEarlierLifeIsRecalledUnlessThereIsBetter(t *testing.T) {
+	var c injection.Current
+	c.Missing()
+	require.Nil(t, c.Data())
+	require.Error(t, c.Recall(map[string]string{"csi": "{"}))
+	require.NoError(t, c.Recall(map[string]string{"csi": "labels: {a: b}"}))
+	config, err := c.Config()
+	require.NoError(t, err)
+	require.Equal(t, []string{"csi"}, config.Names())
+	require.NotEmpty(t, c.Fault(), "the ConfigMap is as missing as before")
+	require.NoError(t, c.Set(map[string]string{"other": "labels: {a: c}"}))
+	require.NoError(t, c.Recall(map[string]string{"csi": "labels: {a: b}"}))
+	require.Equal(t, map[string]string{"other": "labels: {a: c}"}, c.Data())
+}

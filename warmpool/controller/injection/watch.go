@@ -27,6 +27,10 @@ type WatchConfig struct {
 	Cache cache.Cache
 	// Current is kept by the Watch.
 	Current *Current
+	// Live has what was in force before this process began, for a ConfigMap that is broken by then: see Kept.
+	Live client.Client
+	// Kept names the ConfigMap that Live has it in.
+	Kept client.ObjectKey
 	// Events are told of a ConfigMap that cannot be used, once Elected is closed: one replica is enough.
 	Events  events.EventRecorder
 	Elected <-chan struct{}
@@ -34,14 +38,17 @@ type WatchConfig struct {
 }
 
 // Watch keeps a Current. It runs on every replica, for the webhook needs the configuration too.
-type Watch struct{ cfg WatchConfig }
+type Watch struct {
+	cfg  WatchConfig
+	good chan struct{} // there is a configuration to keep
+}
 
 // NewWatch makes a Watch; Start runs it.
 func NewWatch(cfg WatchConfig) (*Watch, error) {
-	if cfg.Cache == nil || cfg.Current == nil || cfg.Events == nil || cfg.Log == nil {
-		return nil, errors.New("injection: Cache, Current, Events and Log are needed")
+	if cfg.Cache == nil || cfg.Current == nil || cfg.Live == nil || cfg.Kept.Name == "" || cfg.Events == nil || cfg.Log == nil {
+		return nil, errors.New("injection: Cache, Current, Live, Kept, Events and Log are needed")
 	}
-	return &Watch{cfg}, nil
+	return &Watch{cfg: cfg, good: make(chan struct{}, 1)}, nil
 }
 
 // NeedLeaderElection says that every replica watches.
@@ -62,7 +69,7 @@ func (w *Watch) Start(ctx context.Context) error {
 	if toolscache.WaitForCacheSync(ctx.Done(), handle.HasSynced) {
 		w.look(ctx) // of one that does not exist nobody tells
 	}
-	<-ctx.Done()
+	w.keepAll(ctx)
 	return nil
 }
 
@@ -81,6 +88,14 @@ func (w *Watch) look(ctx context.Context) {
 		_ = w.cfg.Current.Set(cm.Data) // Fault says it below
 	}
 	fault := w.cfg.Current.Fault()
+	if fault == "" {
+		select {
+		case w.good <- struct{}{}:
+		default:
+		}
+	} else if w.cfg.Current.Data() == nil {
+		w.recall(ctx)
+	}
 	if fault == before {
 		return
 	}
