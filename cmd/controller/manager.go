@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/kube"
 )
 
 // speak has Kubernetes' libraries say what they have to say to log. Once in a process, before they do anything.
@@ -61,10 +62,15 @@ func newManager(cfg config, access *rest.Config, types *runtime.Scheme) (manager
 	if err != nil {
 		return nil, err
 	}
+	patient, err := kube.Patient(access)
+	if err != nil {
+		return nil, err
+	}
 	strip := cache.TransformStripManagedFields()
 	return ctrl.NewManager(access, ctrl.Options{
 		Scheme: types,
 		Cache: cache.Options{
+			HTTPClient:                  patient,
 			ReaderFailOnMissingInformer: true,
 			ByObject: map[client.Object]cache.ByObject{
 				&v1alpha1.Sandbox{}:        {Namespaces: pools, Transform: strip},

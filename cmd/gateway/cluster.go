@@ -16,6 +16,7 @@ import (
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/kube"
 )
 
 // cluster is the way to the API server, with and without a cache.
@@ -49,8 +50,12 @@ func connect(cfg config, log *slog.Logger) (*cluster, error) {
 		pools[ns] = cache.Config{}
 	}
 	strip := cache.TransformStripManagedFields()
+	patient, err := kube.Patient(access)
+	if err != nil {
+		return nil, err
+	}
 	cached, err := cache.New(access, cache.Options{
-		Scheme: types, ReaderFailOnMissingInformer: true,
+		HTTPClient: patient, Scheme: types, ReaderFailOnMissingInformer: true,
 		ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.Sandbox{}:        {Namespaces: pools, Transform: strip},
 			&v1alpha1.SandboxSet{}:     {Namespaces: pools}, // their managed fields say when they were changed
