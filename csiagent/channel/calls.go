@@ -105,17 +105,13 @@ func (a *Agent) UnpublishIdle(ctx context.Context, id node.Identity) error {
 	return a.Unpublish(metadata.AppendToOutgoingContext(ctx, unpublishKey, unpublishIdle), id)
 }
 
-// Health looks at a published volume: the message says what is wrong with it, empty when it can be read. mount.ErrNotFound for one
-// that is not published.
-func (a *Agent) Health(ctx context.Context, id node.Identity) (string, error) {
-	var message string
+// Health looks at a published volume. mount.ErrNotFound for one that is not published.
+func (a *Agent) Health(ctx context.Context, id node.Identity) (h node.Health, err error) {
 	ctx = node.InContainer(ctx, id.Container)
-	err := a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
+	err = a.call(ctx, func(ctx context.Context, conn *grpc.ClientConn, opt grpc.CallOption) error {
 		r, err := csi.NewNodeClient(conn).NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: id.VolumeHandle, VolumePublishPath: id.Target}, opt)
-		for _, s := range r.GetVolumeHealth().GetHealthStatuses() {
-			message = s.GetMessage()
-		}
+		h = node.HealthOf(r.GetVolumeHealth())
 		return err
 	})
-	return message, err
+	return h, err
 }

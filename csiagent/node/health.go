@@ -35,51 +35,74 @@ func (h Health) Works() bool { return h.Verdict == VerdictLive || h.Verdict == V
 // look is what the last read of a volume has shown. Guarded by Node.mu.
 type look struct {
 	Health
-	at      time.Time
-	hung    time.Time // since when every read hangs; zero when the last one did not
-	running bool
+	at    time.Time
+	hung  time.Time     // since when every read hangs; zero when the last one did not
+	begun time.Time     // when the one that is under way was
+	over  chan struct{} // closed at its end; nil when none is
 }
 
-// health reads a volume and says how it is. A read that is under way already tells what was known before it: one that hangs is not
-// joined by others.
+// health reads a volume and says how it is. A read that is under way is waited for: one that hangs is not joined by others. When ctx ends
+// first, the answer is what was known before, or that it is slow.
 func (n *Node) health(ctx context.Context, e *entry) Health {
 	n.mu.Lock()
-	if e.dead != "" {
-		defer n.mu.Unlock()
-		return Health{VerdictDead, e.dead}
+	over := e.look.over
+	if over == nil && e.dead == "" && !n.closed {
+		over = make(chan struct{})
+		e.look.over, e.look.begun = over, n.config.Clock.Now()
+		n.carers.Go(func() { n.examine(e) })
 	}
-	if e.look.running && e.look.Verdict != "" {
-		defer n.mu.Unlock()
-		return e.look.Health
-	}
-	e.look.running = true
 	n.mu.Unlock()
-	begun := n.config.Clock.Now()
-	h := n.read(ctx, e)
-	now := n.config.Clock.Now()
-	if h.Verdict == VerdictLive && e.Remote && now.Sub(begun) >= n.config.SlowAfter {
-		h = Health{VerdictSlow, "slow: a read takes longer than " + n.config.SlowAfter.String()}
+	if over != nil {
+		select {
+		case <-over:
+		case <-ctx.Done():
+		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if e.dead != "" { // meanwhile
-		h = Health{VerdictDead, e.dead}
+	switch h := e.look.Health; {
+	case e.dead != "":
+		return Health{VerdictDead, e.dead}
+	case e.look.over != nil && (h.Verdict == "" || h.Works()) && n.late(e.look.begun):
+		return n.slow()
+	case h.Verdict == "":
+		return Health{VerdictHung, hung}
+	default:
+		return h
+	}
+}
+
+const hung = "hung: the storage does not answer"
+
+func (n *Node) late(begun time.Time) bool { return n.config.Clock.Since(begun) >= n.config.SlowAfter }
+
+func (n *Node) slow() Health {
+	return Health{VerdictSlow, "slow: a read takes longer than " + n.config.SlowAfter.String()}
+}
+
+// examine reads a volume, whoever waits for it.
+func (n *Node) examine(e *entry) {
+	h := n.read(n.ctx, e)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	was := e.look
+	if h.Verdict == VerdictLive && e.Remote && n.late(was.begun) {
+		h = n.slow()
 	}
 	if h.Verdict == VerdictLive {
 		h.Message = n.past[e.place()].String()
 	}
-	was := e.look
-	e.look = look{Health: h, at: now}
+	e.look = look{Health: h, at: n.config.Clock.Now()}
 	if h.Verdict == VerdictHung {
-		if e.look.hung = was.hung; e.look.hung.IsZero() {
-			e.look.hung = begun
+		if e.look.hung = was.hung; was.hung.IsZero() {
+			e.look.hung = was.begun
 		}
 	}
+	close(was.over)
 	if was.Verdict != h.Verdict && (was.Verdict != "" || h.Verdict != VerdictLive) {
-		n.config.Logger.InfoContext(ctx, "volume's health changed", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target,
+		n.config.Logger.Info("volume's health changed", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target,
 			"verdict", h.Verdict, "message", h.Message)
 	}
-	return h
 }
 
 // read asks a volume in its container.
@@ -107,7 +130,7 @@ func (n *Node) read(ctx context.Context, e *entry) Health {
 	}
 	switch err := n.config.Probe.Read(ctx, dir, e.FSType); {
 	case errors.Is(err, probe.ErrHung):
-		return Health{VerdictHung, "hung: the storage does not answer"}
+		return Health{VerdictHung, hung}
 	case errors.Is(err, unix.ENOTCONN):
 		return Health{VerdictDead, "dead: nobody serves this volume any more"}
 	case err != nil:

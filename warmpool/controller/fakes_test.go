@@ -2,8 +2,10 @@ package controller_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/stretchr/testify/assert"
@@ -12,11 +14,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
 type assertT = assert.CollectT
+
+// errStays is a publish that changes nothing.
+var errStays = errors.New("it stays as it is")
 
 // fitter is every daemon and every agent.
 type fitter struct {
@@ -73,7 +79,9 @@ func (f *fitter) Publish(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Moun
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.publish != nil {
-		if err := f.publish(m); err != nil {
+		if err := f.publish(m); errors.Is(err, errStays) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -97,18 +105,25 @@ func (f *fitter) Unpublish(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1
 	return nil
 }
 
-func (f *fitter) Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (string, error) {
+func (f *fitter) Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (node.Health, error) {
 	a, err := f.agent(ctx, sb, "health "+m.VolumeHandle+" "+m.Path)
 	if err != nil {
-		return "", err
+		return node.Health{}, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	message, ok := a.mounts[m.VolumeHandle+" "+m.Path]
 	if !ok {
-		return "", mount.ErrNotFound
+		return node.Health{}, mount.ErrNotFound
 	}
-	return message, nil
+	verdict, _, _ := strings.Cut(message, ":")
+	switch v := node.Verdict(verdict); {
+	case v == node.VerdictSlow, v == node.VerdictHung:
+		return node.Health{Verdict: v, Message: message}, nil
+	case message == "", strings.HasPrefix(verdict, "healed"):
+		return node.Health{Verdict: node.VerdictLive, Message: message}, nil
+	}
+	return node.Health{Verdict: node.VerdictDead, Message: message}, nil
 }
 
 func (f *fitter) Drop(*v1alpha1.Sandbox) {}

@@ -203,6 +203,28 @@ func TestADeadMountIsMadeAgain(t *testing.T) {
 	require.Empty(t, sb.Status.Mounts[0].Message)
 }
 
+func TestTheHealthOfAMountIsInItsStatusAndEachChangeAnEvent(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	for _, c := range []struct{ message, phase, event string }{
+		{"slow: a read takes longer than 1s", "Mounted", "MountSlow"},
+		{"hung: the storage does not answer", "Failed", "MountHung"},
+		{"", "Mounted", "MountRecovered"},
+		{"healed once, last at 2026-01-02T03:04:05Z: the client was killed", "Mounted", "MountHealed"},
+	} {
+		w.fitter.with(func(f *fitter) {
+			f.agents[sb.UID].mounts["h-pv-a /data/a"] = c.message
+			f.publish = func(mount.Mount) error { return errStays }
+		})
+		w.eventually(func(c2 *assertT) {
+			m := w.get(sb).Status.Mounts[0]
+			require.Equal(c2, []string{c.message, c.phase}, []string{m.Message, m.Phase})
+			require.Contains(c2, w.events(sb.Name), c.event)
+		})
+	}
+}
+
 func TestAMountThatCannotBeMadeAgainSaysWhy(t *testing.T) {
 	w := newWorld(t)
 	sb := w.handedOut("pool", dataA())

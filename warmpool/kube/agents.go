@@ -16,7 +16,7 @@ type Agent interface {
 	Publish(ctx context.Context, m mount.Mount) error
 	Unpublish(ctx context.Context, id node.Identity) error
 	UnpublishIdle(ctx context.Context, id node.Identity) error
-	Health(ctx context.Context, id node.Identity) (message string, err error)
+	Health(ctx context.Context, id node.Identity) (node.Health, error)
 }
 
 // Agents are the ways to all agents, with connections that are kept. Errors are those of package channel.

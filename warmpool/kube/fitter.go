@@ -150,11 +150,11 @@ func (f *Fitter) UnpublishIdle(ctx context.Context, sb *v1alpha1.Sandbox, m v1al
 	return a.UnpublishIdle(ctx, identity(m))
 }
 
-// Health says what is wrong with a mount, nothing when it works.
-func (f *Fitter) Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (string, error) {
+// Health says how a mount is.
+func (f *Fitter) Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (node.Health, error) {
 	a, err := f.agent(sb)
 	if err != nil {
-		return "", err
+		return node.Health{}, err
 	}
 	return a.Health(ctx, identity(m))
 }

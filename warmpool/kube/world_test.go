@@ -391,7 +391,9 @@ func (a *agent) UnpublishIdle(ctx context.Context, id node.Identity) error {
 func (a *agent) take(ctx context.Context, id node.Identity, force bool) error {
 	a.all.mu.Lock()
 	defer a.all.mu.Unlock()
-	is := func(m mount.Mount) bool { return node.Identity{VolumeHandle: m.VolumeHandle, Container: m.Container, Target: m.Target} == id }
+	is := func(m mount.Mount) bool {
+		return node.Identity{VolumeHandle: m.VolumeHandle, Container: m.Container, Target: m.Target} == id
+	}
 	if hook := a.all.onUnpublish; hook != nil && slices.ContainsFunc(a.all.published[a.uid], is) {
 		if err := hook(ctx, id.Target, force); err != nil {
 			return err
@@ -401,7 +403,9 @@ func (a *agent) take(ctx context.Context, id node.Identity, force bool) error {
 	return nil
 }
 
-func (*agent) Health(context.Context, node.Identity) (string, error) { return "", nil }
+func (*agent) Health(context.Context, node.Identity) (node.Health, error) {
+	return node.Health{Verdict: node.VerdictLive}, nil
+}
 
 // lines is a log that tests can read.
 type lines struct {

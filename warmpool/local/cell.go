@@ -210,12 +210,10 @@ func (c *cell) Unpublish(ctx context.Context, target string, force bool) error {
 }
 
 // Look implements box.
-func (c *cell) Look(ctx context.Context) map[string]string {
-	out := map[string]string{}
+func (c *cell) Look(ctx context.Context) map[string]node.Health {
+	out := map[string]node.Health{}
 	for _, m := range c.node.Mounts(ctx) {
-		if m.Phase != node.Mounted {
-			out[m.ID] = m.Message
-		}
+		out[m.ID] = m.Health
 	}
 	return out
 }

@@ -18,6 +18,7 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
@@ -144,12 +145,12 @@ type fakeBox struct {
 	cut     bool
 }
 
-func (b *fakeBox) Process() mount.Process                 { return b.process }
-func (b *fakeBox) Uplink() mount.Process                  { return b.fake.uplink }
-func (b *fakeBox) Gone() <-chan struct{}                  { return b.gone }
-func (b *fakeBox) Detach()                                {}
-func (b *fakeBox) Usage() (sample, error)                 { return sample{cpu: time.Second, memory: 1 << 20}, nil }
-func (b *fakeBox) Look(context.Context) map[string]string { return nil }
+func (b *fakeBox) Process() mount.Process                      { return b.process }
+func (b *fakeBox) Uplink() mount.Process                       { return b.fake.uplink }
+func (b *fakeBox) Gone() <-chan struct{}                       { return b.gone }
+func (b *fakeBox) Detach()                                     {}
+func (b *fakeBox) Usage() (sample, error)                      { return sample{cpu: time.Second, memory: 1 << 20}, nil }
+func (b *fakeBox) Look(context.Context) map[string]node.Health { return nil }
 
 func (b *fakeBox) Dial(context.Context, uint16) (net.Conn, error) {
 	return nil, errors.New("no network")

@@ -97,6 +97,7 @@ type sandbox struct {
 	made    time.Time
 	reason  string
 	faults  map[string]string // what is wrong with its mounts, by id
+	notes   map[string]string // what there is to say of those that work
 	looked  time.Time         // when that was found out
 	history []warmpool.Usage
 	last    sample
@@ -246,7 +247,7 @@ func (s *sandbox) status(spec mount.Spec) warmpool.MountStatus {
 	case s.faults[spec.ID] != "":
 		st.Phase, st.Message = warmpool.MountFailed, s.faults[spec.ID]
 	case !st.MountedAt.IsZero():
-		st.Phase = warmpool.MountReady
+		st.Phase, st.Message = warmpool.MountReady, s.notes[spec.ID]
 	}
 	return st
 }

@@ -29,13 +29,20 @@ func (b *Backend) Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, er
 	if s.State == warmpool.Running && len(s.Mounts) > 0 && b.cfg.Clock.Since(s.looked) >= lookAge {
 		b.mu.Unlock()
 		within, cancel := context.WithTimeout(ctx, lookTimeout)
-		faults := s.box.Look(within)
+		healths := s.box.Look(within)
 		cancel()
 		b.mu.Lock()
 		if s.ending {
 			return warmpool.Sandbox{}, codeless(id)
 		}
-		s.faults, s.looked = faults, b.cfg.Clock.Now()
+		s.faults, s.notes, s.looked = map[string]string{}, map[string]string{}, b.cfg.Clock.Now()
+		for id, h := range healths {
+			if h.Works() {
+				s.notes[id] = h.Message
+			} else {
+				s.faults[id] = h.Message
+			}
+		}
 	}
 	return b.view(s), nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
@@ -38,8 +39,8 @@ type box interface {
 	Publish(ctx context.Context, m mount.Mount) error
 	// Unpublish takes away what is mounted at a target; one in use stays unless force. Errors are those of node.
 	Unpublish(ctx context.Context, target string, force bool) error
-	// Look says what is wrong with published mounts, by id; one that works is not in it. It asks the storage.
-	Look(ctx context.Context) map[string]string
+	// Look says how published mounts are, by id. It asks the storage.
+	Look(ctx context.Context) map[string]node.Health
 	Usage() (sample, error)
 	// End flushes and unmounts the volumes, kills the container and removes everything; again after a failure.
 	End(ctx context.Context) error

@@ -259,12 +259,15 @@ type MountStatus struct {
 	Path string `json:"path,omitempty"`
 	// +optional
 	Container string `json:"container,omitempty"`
+	// Driver mounts the volume: a CSI driver's name.
+	// +optional
+	Driver string `json:"driver,omitempty"`
 	// ReadOnly is as it was mounted.
 	// +optional
 	ReadOnly bool `json:"readOnly,omitempty"`
 	// +kubebuilder:validation:Enum=Pending;Mounted;Failed
 	Phase string `json:"phase"`
-	// Message says why the mount failed.
+	// Message says why the mount failed, or that it is slow or was healed.
 	// +optional
 	Message string `json:"message,omitempty"`
 	// +optional

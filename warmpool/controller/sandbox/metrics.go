@@ -18,7 +18,7 @@ type mountGauge struct {
 
 // Mounts are the mounts of all sandboxes by phase. Only the replica that is elected has any, so that none counts twice.
 func Mounts(reader client.Reader, elected <-chan struct{}) prometheus.Collector {
-	return &mountGauge{reader, elected, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase.", []string{"phase"}, nil)}
+	return &mountGauge{reader, elected, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase and driver.", []string{"phase", "driver"}, nil)}
 }
 
 // Describe implements prometheus.Collector.
@@ -35,13 +35,17 @@ func (g *mountGauge) Collect(out chan<- prometheus.Metric) {
 	if g.reader.List(context.Background(), &list, client.UnsafeDisableDeepCopy) != nil {
 		return
 	}
-	count := map[string]int{pending: 0, mounted: 0, failing: 0}
+	type kind struct{ phase, driver string }
+	count := map[kind]int{}
 	for i := range list.Items {
 		for _, m := range list.Items[i].Status.Mounts {
-			count[m.Phase]++
+			for _, phase := range []string{pending, mounted, failing} { // zero is told too, so that nobody waits for a series to end
+				count[kind{phase, m.Driver}] += 0
+			}
+			count[kind{m.Phase, m.Driver}]++
 		}
 	}
-	for phase, n := range count {
-		out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(n), phase)
+	for k, n := range count {
+		out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(n), k.phase, k.driver)
 	}
 }

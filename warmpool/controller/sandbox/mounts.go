@@ -48,7 +48,9 @@ func (j *job) mounts(ctx context.Context, out *report) {
 		mu sync.Mutex
 	)
 	for i, w := range asked {
-		w.replaced = slices.ContainsFunc(leaving, func(m v1alpha1.MountStatus) bool { return m.ID == w.ID || m.Path == w.Target && m.Container == w.Container })
+		w.replaced = slices.ContainsFunc(leaving, func(m v1alpha1.MountStatus) bool {
+			return m.ID == w.ID || m.Path == w.Target && m.Container == w.Container
+		})
 		if find(left, w.ID) != nil { // its predecessor is still there
 			out.missed = true
 			continue
@@ -88,21 +90,24 @@ func (j *job) quiet(ctx context.Context, out *report) bool {
 			return false
 		}
 	}
-	well := make([]bool, len(known))
+	healths := make([]node.Health, len(known))
 	var wg sync.WaitGroup
 	for i, k := range known {
 		wg.Go(func() {
-			message, err := j.cfg.Fitter.Health(ctx, j.sb, k)
-			well[i] = err == nil && message == ""
+			if h, err := j.cfg.Fitter.Health(ctx, j.sb, k); err == nil {
+				healths[i] = h
+			}
 		})
 	}
 	wg.Wait()
-	if slices.Contains(well, false) {
+	if slices.ContainsFunc(healths, func(h node.Health) bool { return !h.Works() }) {
 		return false
 	}
-	out.mounts = slices.Clone(known)
-	for i := range out.mounts {
-		out.mounts[i].Message = ""
+	for i, k := range known {
+		st := k
+		st.Message = healths[i].Message
+		out.mounts = append(out.mounts, st)
+		out.notes = append(out.notes, news(k, st, healths[i].Verdict)...)
 	}
 	return true
 }
@@ -154,11 +159,14 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 		known = *k
 	}
 	st = w.status(known)
+	var health node.Health
 	if st.VolumeHandle != "" {
-		message, err := j.cfg.Fitter.Health(ctx, j.sb, st)
+		var err error
+		health, err = j.cfg.Fitter.Health(ctx, j.sb, st)
 		switch {
-		case err == nil && message == "":
-			return j.up(st, known), false, j.renew(ctx, w)
+		case err == nil && health.Works():
+			st = j.up(st, known, health)
+			return st, false, append(j.renew(ctx, w), news(known, st, health.Verdict)...)
 		case err != nil && !errors.Is(err, mount.ErrNotFound): // the agent cannot tell: what was known holds
 			st.Phase, st.Message, st.MountedAt = known.Phase, words(err), known.MountedAt
 			if errors.Is(err, channel.ErrTooOld) {
@@ -184,12 +192,29 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 		return st, true, fresh(known, st)
 	}
 	j.given.put(w.ID, digest(w.Secret))
+	if health.Verdict == node.VerdictHung { // the agent has what it takes to replace its client, but may think it too early
+		return j.hung(ctx, st, known)
+	}
 	now := metav1.NewTime(j.now)
 	st.Phase, st.Message, st.MountedAt = mounted, "", &now
 	if known.Phase == mounted {
 		notes = []note{{"MountRepaired", "volume " + st.Source + " at " + st.Path + " was gone and is mounted again"}}
 	}
 	return st, false, notes
+}
+
+// hung looks again at a mount that did not answer, and stays where it is.
+func (j *job) hung(ctx context.Context, st, known v1alpha1.MountStatus) (v1alpha1.MountStatus, bool, []note) {
+	h, err := j.cfg.Fitter.Health(ctx, j.sb, st)
+	if err == nil && h.Works() {
+		st = j.up(st, known, h)
+		return st, false, news(known, st, h.Verdict)
+	}
+	st.Phase, st.Message, st.MountedAt = failing, h.Message, known.MountedAt
+	if err != nil {
+		st.Message = words(err)
+	}
+	return st, true, news(known, st, h.Verdict)
 }
 
 // ours says whether a missing mount is for us to make: not while the request that asked for it, or that claimed the sandbox, may still be
@@ -205,13 +230,35 @@ func (j *job) ours(known v1alpha1.MountStatus, w wanted) bool {
 }
 
 // up is the status of a mount that works.
-func (j *job) up(st, known v1alpha1.MountStatus) v1alpha1.MountStatus {
-	st.Phase, st.Message, st.MountedAt = mounted, "", known.MountedAt
+func (j *job) up(st, known v1alpha1.MountStatus, h node.Health) v1alpha1.MountStatus {
+	st.Phase, st.Message, st.MountedAt = mounted, h.Message, known.MountedAt
 	if known.Phase != mounted || st.MountedAt == nil {
 		now := metav1.NewTime(j.now)
 		st.MountedAt = &now
 	}
 	return st
+}
+
+// news is the event of a mount whose health has changed.
+func news(known, now v1alpha1.MountStatus, v node.Verdict) []note {
+	if known.Phase == pending || known.Phase == now.Phase && known.Message == now.Message {
+		return nil
+	}
+	reason, message := "MountRecovered", "works"
+	switch {
+	case v == node.VerdictHung:
+		reason = "MountHung"
+	case now.Phase == failing:
+		reason = "MountFailed"
+	case v == node.VerdictSlow:
+		reason = "MountSlow"
+	case now.Message != "":
+		reason = "MountHealed"
+	}
+	if now.Message != "" {
+		message = now.Message
+	}
+	return []note{{reason, "volume " + now.Source + " at " + now.Path + ": " + message}}
 }
 
 // fresh is the event of a mount that does not work, unless it was told of already.

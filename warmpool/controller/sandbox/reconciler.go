@@ -19,6 +19,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
 	"github.com/sandgate-dev/sandgate/warmpool/volume"
@@ -31,7 +32,7 @@ type Fitter interface {
 	Publish(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) error
 	Unpublish(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) error
 	// Health says what is wrong with a mount, nothing when it works; mount.ErrNotFound when there is none.
-	Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (message string, err error)
+	Health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (node.Health, error)
 	// Drop closes the connections to a sandbox.
 	Drop(sb *v1alpha1.Sandbox)
 }

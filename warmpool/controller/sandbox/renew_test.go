@@ -33,8 +33,8 @@ func (h *healthy) Publish(_ context.Context, _ *v1alpha1.Sandbox, m mount.Mount)
 	return h.err
 }
 
-func (h *healthy) Health(context.Context, *v1alpha1.Sandbox, v1alpha1.MountStatus) (string, error) {
-	return "", nil
+func (h *healthy) Health(context.Context, *v1alpha1.Sandbox, v1alpha1.MountStatus) (node.Health, error) {
+	return node.Health{Verdict: node.VerdictLive}, nil
 }
 
 // shelf are two volumes, one of them with a Secret.

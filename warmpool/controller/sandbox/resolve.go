@@ -131,7 +131,10 @@ func of(faults mount.Faults, i int) string {
 // status is w as the status has it, with the handle of a volume that cannot be looked up any more from what was known.
 func (w wanted) status(known v1alpha1.MountStatus) v1alpha1.MountStatus {
 	out := v1alpha1.MountStatus{
-		ID: w.ID, Source: w.source(), VolumeHandle: w.VolumeHandle, Path: w.Target, Container: w.Container, ReadOnly: w.ReadOnly,
+		ID: w.ID, Source: w.source(), VolumeHandle: w.VolumeHandle, Path: w.Target, Container: w.Container, ReadOnly: w.ReadOnly, Driver: w.Driver,
+	}
+	if out.Driver == "" {
+		out.Driver = known.Driver
 	}
 	if out.VolumeHandle == "" {
 		out.VolumeHandle = known.VolumeHandle
