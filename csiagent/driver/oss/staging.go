@@ -21,10 +21,13 @@ var errEnded = errors.New("the FUSE client ended")
 // mounted waits until the client has mounted on dir and returns the type of its file system. It wakes up when the mount table
 // changes or the client ends, and asks nothing of the client, which may not answer yet.
 func mounted(ctx context.Context, p mount.Process, dir string) (string, error) {
-	table, err := os.Open("/proc/thread-self/mountinfo") // not self: that is the first thread, which may be in another namespace
+	// Not self: that is the first thread, which may be in another namespace. Not os.Open: the runtime would wait for the file as well, and
+	// of two who wait on one, only the first to look sees the change.
+	fd, err := unix.Open("/proc/thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", err
 	}
+	table := os.NewFile(uintptr(fd), "mountinfo")
 	defer func() { _ = table.Close() }()
 	proc, err := open(p)
 	if err != nil {
