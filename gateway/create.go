@@ -60,7 +60,7 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 // attempt claims one sandbox and starts it. On any error the sandbox is released.
 func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.Mount) (warmpool.Sandbox, error) {
 	claiming, done := s.observe.Phase(ctx, PhaseClaim, "")
-	claimed, err := s.backend.Claim(claiming, c)
+	claimed, err := s.claim(claiming, c)
 	done(err)
 	if err != nil {
 		return warmpool.Sandbox{}, err
@@ -89,6 +89,16 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.
 	}
 	handedOut = true
 	return started, nil
+}
+
+// claim claims a sandbox, if the team may have what it is to be given.
+func (s *Service) claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
+	done, err := s.take(ctx, share{team: c.Principal.Team, mounts: len(c.Mounts), mounted: 1})
+	if err != nil {
+		return warmpool.Sandbox{}, err
+	}
+	defer done()
+	return s.backend.Claim(ctx, c)
 }
 
 // final marks a volume's own fault: a client that asks again by itself would spend a sandbox each time and hide the reason.

@@ -20,13 +20,22 @@ func (s *Service) Mount(ctx context.Context, p warmpool.Principal, id warmpool.I
 	defer cancel()
 	m, err := s.mountable(within, p, id, spec)
 	if err == nil {
-		st, made, err = s.backend.Publish(within, id, m)
-		err = final(err)
+		st, made, err = s.publish(within, p, id, m)
 	}
 	err = coded(err)
 	done(err)
 	s.audit(ctx, "mount", p, id, err, slog.String("mount", m.ID), slog.String("volume", brief(spec)), slog.Bool("made", made))
 	return st, made, err
+}
+
+func (s *Service) publish(ctx context.Context, p warmpool.Principal, id warmpool.ID, m mount.Mount) (warmpool.MountStatus, bool, error) {
+	done, err := s.take(ctx, share{team: p.Team, mounts: 1, sandbox: id, mount: m.ID})
+	if err != nil {
+		return warmpool.MountStatus{}, false, err
+	}
+	defer done()
+	st, made, err := s.backend.Publish(ctx, id, m)
+	return st, made, final(err)
 }
 
 // CheckMount says what Mount would refuse before it mounts anything, as Check does for Create.

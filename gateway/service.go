@@ -22,6 +22,8 @@ type Limits struct {
 	Create time.Duration
 	// Undo is how long the clean-up after a failed create may take; it outlives the request.
 	Undo time.Duration
+	// Team bounds what a team may have.
+	Team TeamLimits
 }
 
 // DefaultLimits suit clients that give a request 60 seconds.
@@ -53,6 +55,7 @@ type Service struct {
 	policy  mount.Policy
 	volumes volume.Default
 	limits  Limits
+	quota   quota
 	observe Observer
 	clock   clock.PassiveClock
 	logger  *slog.Logger
@@ -65,12 +68,16 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("gateway: a Backend is required")
 	case c.Reader == nil:
 		return nil, errors.New("gateway: a Reader of volumes is required")
+	case c.Limits.Team.Mounts < 0 || c.Limits.Team.Mounted < 0:
+		return nil, errors.New("gateway: a team's limits must not be negative; 0 is none")
+	case c.Policy.MaxMounts < 1:
+		return nil, errors.New("gateway: a sandbox must be allowed at least one mount")
 	case c.Limits.MaxTimeout <= 0 || c.Limits.Create <= 0 || c.Limits.Undo <= 0:
 		return nil, errors.New("gateway: every limit must be positive; start from DefaultLimits")
 	case len(c.Policy.Drivers) == 0:
 		return nil, errors.New("gateway: the mount policy allows no driver; start from mount.DefaultPolicy")
 	}
-	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, volumes: c.Volumes, limits: c.Limits, observe: c.Observer, clock: c.Clock, logger: c.Logger}
+	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, volumes: c.Volumes, limits: c.Limits, quota: quota{limits: c.Limits.Team}, observe: c.Observer, clock: c.Clock, logger: c.Logger}
 	if s.observe == nil {
 		s.observe = unobserved{}
 	}

@@ -38,15 +38,20 @@ var (
 	bob   = warmpool.Principal{Team: "bob", Key: "k2"}
 )
 
-func newWorld(t *testing.T, stock int) world {
+func newWorld(t *testing.T, stock int) world { return newLimited(t, stock, gateway.TeamLimits{}) }
+
+// newLimited is a world in which teams may not have everything.
+func newLimited(t *testing.T, stock int, team gateway.TeamLimits) world {
 	t.Helper()
+	limits := gateway.DefaultLimits()
+	limits.Team = team
 	clk := testclock.NewFakePassiveClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	pool := warmpooltest.NewMemory(clk,
 		warmpool.Template{Name: "base", Aliases: []string{"base-v1"}, Runtimes: []string{"csi"}, Containers: []warmpool.Container{{Name: "main", Mounts: true, Memory: 64 << 20}}, Desired: stock, EnvdVersion: "0.6.0"},
 		warmpool.Template{Name: "plain", Aliases: []string{"plain-v1"}, Desired: stock, EnvdVersion: "0.6.0"})
 	s, err := gateway.New(gateway.Config{
 		Backend: pool, Reader: warmpooltest.Volumes{"scratch": warmpooltest.TmpfsVolume("scratch"), "other": warmpooltest.TmpfsVolume("other")},
-		Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: clk,
+		Policy: mount.DefaultPolicy(), Limits: limits, Clock: clk,
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	require.NoError(t, err)

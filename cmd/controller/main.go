@@ -26,6 +26,7 @@ type config struct {
 	Namespaces, AllowHostPaths   []string
 	Drivers                      []string // that are not built in
 	Endpoints                    mount.Guard
+	MaxMounts                    int
 	Volumes                      volume.Default
 	Elect                        bool
 	OTLPEndpoint                 string
@@ -46,6 +47,7 @@ func command(args []string) error {
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
 	boot.Endpoints(fs, &cfg.Endpoints)
+	fs.IntVar(&cfg.MaxMounts, "max-mounts", mount.DefaultMaxMounts, "most mounts of one sandbox, at most 64, as the gateway has it")
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	cfg.Webhook.bind(fs)
 	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -34,6 +35,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 		return err
 	}
 	policy, check := rules(p.cfg.AllowHostPaths, p.cfg.Drivers, p.cfg.Endpoints)
+	policy.MaxMounts = cmp.Or(p.cfg.MaxMounts, policy.MaxMounts)
 	recorder := mgr.GetEventRecorder("sandgate-controller")
 	watch, err := injection.NewWatch(injection.WatchConfig{
 		Cache: mgr.GetCache(), Current: &p.injection, Live: p.live, Kept: client.ObjectKey{Namespace: p.cfg.ReleaseNamespace, Name: injection.KeptConfigMap},

@@ -381,7 +381,7 @@ func TestTheAgentIdlesInFifteenMegabytes(t *testing.T) {
 		name := "mem" + strconv.Itoa(i%10)
 		require.NoError(t, p.agent.Publish(t.Context(), p.memory(name)))
 		if i < 10 {
-			require.NoError(t, p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: name+"-handle", Target: filepath.Join(p.sandbox, name)}))
+			require.NoError(t, p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: name + "-handle", Target: filepath.Join(p.sandbox, name)}))
 		}
 	}
 	t.Logf("after 20 publishes: %d KiB", rss(t, p.process.Process.Pid))

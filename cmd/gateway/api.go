@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"net"
 	"net/http"
 
@@ -25,7 +26,7 @@ func (p *process) server(backend *kube.Backend, drivers []string) (*http.Server,
 		return nil, nil, err
 	}
 	policy := mount.DefaultPolicy().With(p.cfg.Drivers...)
-	policy.Drivers = drivers
+	policy.Drivers, policy.MaxMounts = drivers, cmp.Or(p.cfg.MaxMounts, policy.MaxMounts)
 	service, err := gateway.New(gateway.Config{
 		Backend: backend, Reader: reader, Policy: policy, Volumes: p.cfg.Volumes, Limits: p.cfg.Limits, Observer: p.observer, Logger: p.log,
 	})

@@ -32,6 +32,7 @@ type config struct {
 	Endpoints                    mount.Guard
 	Volumes                      volume.Default
 	Limits                       gateway.Limits
+	MaxMounts                    int
 	Cold, Warm, MaxRequests      int
 	Drain                        time.Duration
 	OTLPEndpoint                 string
@@ -56,6 +57,9 @@ func command(args []string) error {
 	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.DurationVar(&cfg.Limits.Create, "create-deadline", cfg.Limits.Create, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.Limits.MaxTimeout, "max-timeout", cfg.Limits.MaxTimeout, "longest life a sandbox may be given from now")
+	fs.IntVar(&cfg.MaxMounts, "max-mounts", mount.DefaultMaxMounts, "most mounts of one sandbox, at most 64")
+	fs.IntVar(&cfg.Limits.Team.Mounts, "max-team-mounts", 0, "most mounts that a team may have over all its sandboxes (default no limit)")
+	fs.IntVar(&cfg.Limits.Team.Mounted, "max-team-mounted", 0, "most sandboxes with mounts that a team may have (default no limit)")
 	fs.IntVar(&cfg.Cold, "max-cold", 16, "most sandboxes that this replica has in the making for requests that found no stock; below 0: none")
 	fs.IntVar(&cfg.Warm, "max-warm", 256, "most new sandboxes that this replica connects to ahead of their claim at a time; below 0: none")
 	fs.IntVar(&cfg.MaxRequests, "max-requests", 0, "most requests and streams that one sandbox may have open (default 1000)")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 	"github.com/sandgate-dev/sandgate/warmpool/local"
 )
@@ -71,6 +72,7 @@ func runCommand(args []string) error {
 	fs.StringVar(&cfg.Domain, "domain", "", "domain whose hosts PORT-ID.DOMAIN reach sandboxes (default the address)")
 	fs.DurationVar(&cfg.CreateDeadline, "create-deadline", 30*time.Second, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.MaxTimeout, "max-timeout", 24*time.Hour, "longest life a sandbox may be given from now")
+	fs.IntVar(&cfg.MaxMounts, "max-mounts", mount.DefaultMaxMounts, "most mounts of one sandbox")
 	fs.IntVar(&cfg.MaxSandboxes, "max-sandboxes", 512, "most sandboxes at a time, stock included")
 	format := fs.String("log-format", "text", "text or json")
 	level := fs.String("log-level", "info", "debug, info, warn or error")

@@ -45,7 +45,7 @@ type config struct {
 	NASUnfenced                         bool
 	Volumes                             volume.Default
 	CreateDeadline, MaxTimeout          time.Duration
-	MaxSandboxes                        int
+	MaxMounts, MaxSandboxes             int
 }
 
 // drain is how long requests under way may take to end after a signal. Streams of sandboxes are cut then.
@@ -67,7 +67,7 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 		return err
 	}
 	policy := mount.DefaultPolicy()
-	policy.Drivers = slices.Sorted(maps.Keys(drivers))
+	policy.Drivers, policy.MaxMounts = slices.Sorted(maps.Keys(drivers)), cfg.MaxMounts
 	pool, err := local.New(local.Config{
 		Pool:  local.Pool{Sets: store.Sets, Changed: store.Changed, Max: cfg.MaxSandboxes},
 		State: cfg.State, Envd: filepath.Join(cfg.Bin, "envd"), Starter: filepath.Join(cfg.Bin, "starter"), EnvdVersion: envd.Version,

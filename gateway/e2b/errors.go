@@ -89,7 +89,9 @@ func fromCode(e *warmpool.Error, request string) (problem, int) {
 	p := problem{Code: status, Message: e.Message}
 	switch status {
 	case http.StatusTooManyRequests:
-		p.ErrorCode = "sandbox_capacity_unavailable"
+		if !e.Final { // else it is the caller's own limit
+			p.ErrorCode = "sandbox_capacity_unavailable"
+		}
 		return p, wait(e)
 	case http.StatusServiceUnavailable:
 		return p, wait(e)
