@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,10 +57,30 @@ func TestALinkSwappedIntoTheTargetNeverLeadsOut(t *testing.T) {
 			require.Positive(t, attached, "the race was lost each time: it proves nothing")
 			require.Empty(t, b.must("list", "/etc"), "nothing was made behind the link")
 			require.NotContains(t, b.must("list", "/race"), "x")
+			require.NotContains(t, b.must("list", "/"), "x")
 			require.NotContains(t, b.must("read", "/proc/self/mountinfo"), "/race")
 			require.NotContains(t, b.must("read", "/proc/self/mountinfo"), " /etc ")
 		})
 	}
+}
+
+// The same race against a walk that looks at a path and then uses it: the tests above can fail.
+func TestALinkSwappedInLeadsAWalkByNameOut(t *testing.T) {
+	b := newBox(t)
+	b.must("mkdir", "/race/a")
+	b.must("link", "/race/b", "..")
+	b.must("exchange", "/race/a", "/race/b")
+	dir := filepath.Join("/proc", strconv.Itoa(b.cmd.Process.Pid), "root", "race", "a")
+	for range 100 * rounds {
+		if st, err := os.Lstat(dir); err == nil && st.IsDir() {
+			_ = os.Mkdir(filepath.Join(dir, "x"), 0o700)
+		}
+		if strings.Contains(b.must("list", "/"), "x") {
+			b.calm(t)
+			return
+		}
+	}
+	require.Fail(t, "the race finds nothing: it proves nothing")
 }
 
 func TestALinkSwappedIntoTheSubPathNeverLeadsOut(t *testing.T) {
