@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
 // pause is the time between two reads of one reader.
@@ -20,40 +22,17 @@ const pause = time.Millisecond
 // selfPatience is how long an agent gets to heal a volume by itself, once; after that it is asked.
 const selfPatience = 3 * time.Second
 
-// recovery kills the client of a volume that is being read, and measures until it can be read again.
-func recovery(ctx context.Context, s *stage) (err error) {
-	m := s.bucket("heal")
-	if _, err := s.publish(ctx, m); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.drop(ctx, m)) }()
-	file := s.path("heal", "read-me")
-	if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
-		return err
-	}
-	read := func() error {
-		text, err := os.ReadFile(file)
-		if err == nil && string(text) != "kept" {
-			err = fmt.Errorf("read %q", text)
-		}
-		return err
-	}
-	alone, err := s.healsAlone(ctx, read)
+// recovery kills the client of a volume that is being read, and measures until it can be read again. Each time it is another volume: one
+// whose client dies again and again has to wait.
+func recovery(ctx context.Context, s *stage) error {
+	alone, err := s.healsAlone(ctx)
 	if err != nil {
 		return err
 	}
 	var took []time.Duration
 	var failed int
-	for range max(10, s.cfg.n/5) {
-		if err := read(); err != nil {
-			return fmt.Errorf("before a kill: %w", err)
-		}
-		o, err := s.outage(ctx, read, func() error {
-			if alone {
-				return s.kill()
-			}
-			return errors.Join(s.kill(), s.agent.Publish(ctx, m))
-		})
+	for i := range max(10, s.cfg.n/5) {
+		o, err := s.death(ctx, fmt.Sprintf("heal-%d", i), alone)
 		if err != nil {
 			return err
 		}
@@ -72,18 +51,52 @@ func recovery(ctx context.Context, s *stage) (err error) {
 	return nil
 }
 
-// healsAlone tries once whether a killed client is replaced without a request, and leaves a volume that can be read.
-func (s *stage) healsAlone(ctx context.Context, read func() error) (bool, error) {
+// watched is a volume with a file in it, and what reads that.
+func (s *stage) watched(ctx context.Context, name string) (mount.Mount, func() error, error) {
+	m, file := s.bucket(name), s.path(name, "read-me")
+	read := func() error {
+		text, err := os.ReadFile(file)
+		if err == nil && string(text) != "kept" {
+			err = fmt.Errorf("read %q", text)
+		}
+		return err
+	}
+	if _, err := s.publish(ctx, m); err != nil {
+		return m, nil, err
+	}
+	return m, read, os.WriteFile(file, []byte("kept"), 0o600)
+}
+
+func (s *stage) death(ctx context.Context, name string, alone bool) (outage, error) {
+	m, read, err := s.watched(ctx, name)
+	if err != nil {
+		return outage{}, err
+	}
+	o, err := s.outage(ctx, read, func() error {
+		if alone {
+			return s.kill()
+		}
+		return errors.Join(s.kill(), s.agent.Publish(ctx, m))
+	})
+	return o, errors.Join(err, s.drop(ctx, m))
+}
+
+// healsAlone tries once whether a killed client is replaced without a request.
+func (s *stage) healsAlone(ctx context.Context) (bool, error) {
+	m, read, err := s.watched(ctx, "alone")
+	if err != nil {
+		return false, err
+	}
 	if err := s.kill(); err != nil {
 		return false, err
 	}
 	within, cancel := context.WithTimeout(ctx, selfPatience)
 	defer cancel()
 	alone := poll(within, func() bool { return read() == nil }) == nil
-	if !alone {
-		return false, s.agent.Publish(ctx, s.bucket("heal"))
+	if err := s.drop(ctx, m); err != nil && alone { // a dead one is taken away with the word that data may be missing
+		return false, err
 	}
-	return true, nil
+	return alone, nil
 }
 
 // kill kills the one client there is and returns when it is dead.

@@ -111,7 +111,7 @@ func (s *stage) startAgent(ctx context.Context) error {
 	}
 	defer log.Close()
 	s.server = exec.Command(s.cfg.agent, "serve", "-addr", addr, "-handover", s.socket(), "-state", s.state(),
-		"-identity", filepath.Join(s.dir, "identity"), "-allow-host-paths", filepath.Join(s.dir, "host"))
+		"-identity", filepath.Join(s.dir, "identity"), "-allow-host-paths", filepath.Join(s.dir, "host"), "-loopback-endpoints")
 	s.server.Stderr = log
 	s.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := s.server.Start(); err != nil {
