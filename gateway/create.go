@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
@@ -71,7 +72,11 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.
 			s.undo(ctx, claimed.ID)
 		}
 	}()
-	expanded, err := volume.Expand(mounts, claimed.ID, c.Metadata)
+	own, err := s.furnish(ctx, c, claimed)
+	if err != nil {
+		return warmpool.Sandbox{}, err
+	}
+	expanded, err := volume.Expand(slices.Concat(own, mounts), claimed.ID, c.Metadata)
 	if err != nil {
 		return warmpool.Sandbox{}, refusal(err)
 	}

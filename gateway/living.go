@@ -59,7 +59,7 @@ func (s *Service) mountable(ctx context.Context, p warmpool.Principal, id warmpo
 	if derived {
 		spec.ID = spec.DerivedID()
 	}
-	resolved, faults, err := s.resolve(ctx, sb.MadeFrom, warmpool.Claim{Principal: p, Metadata: sb.Metadata, Mounts: []mount.Spec{spec}})
+	resolved, faults, err := s.judge(ctx, sb.MadeFrom, warmpool.Claim{Principal: p, Metadata: sb.Metadata}, []mount.Spec{spec})
 	if err != nil {
 		return mount.Mount{}, err
 	}
@@ -126,11 +126,11 @@ func (s *Service) Mounted(ctx context.Context, p warmpool.Principal, id warmpool
 // may not have reached the storage; the mount is gone all the same. Once begun it is not given up when the caller leaves.
 func (s *Service) Unmount(ctx context.Context, p warmpool.Principal, id warmpool.ID, mountID string, force bool) (lossy bool, err error) {
 	ctx, done := s.observe.Phase(ctx, PhaseUnpublish, "")
-	_, st, err := s.Mounted(ctx, p, id, mountID)
+	sb, st, err := s.Mounted(ctx, p, id, mountID)
 	if err == nil {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.Undo)
 		defer cancel()
-		m := mount.Mount{Spec: st.Spec, VolumeHandle: volume.Handle(after, s.reader, st.Volume)}
+		m := mount.Mount{Spec: st.Spec, VolumeHandle: volume.Handle(after, s.reader, sb.MadeFrom, st.Spec)}
 		err = s.backend.Unpublish(after, id, m, force)
 	}
 	if errors.Is(err, warmpool.ErrDataLoss) {

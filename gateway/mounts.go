@@ -27,7 +27,7 @@ func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, 
 	if err != nil {
 		return nil, err
 	}
-	if len(c.Mounts) == 0 {
+	if len(c.Mounts) == 0 && len(template.Volumes) == 0 {
 		return nil, nil
 	}
 	resolved, faults, err := s.resolve(ctx, template, c)
@@ -37,10 +37,37 @@ func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, 
 	return resolved, refusal(faults.Err())
 }
 
-// resolve is mounts for a template that is known, with the faults by themselves.
+// resolve is mounts for a template that is known, with the faults by themselves. The template's own volumes are judged with them: their
+// places are taken. What is wrong with one of those is no fault of the claim's mounts, but keeps it from its sandbox.
 func (s *Service) resolve(ctx context.Context, template warmpool.Template, c warmpool.Claim) ([]mount.Mount, mount.Faults, error) {
+	own := len(template.Volumes)
+	specs := make([]mount.Spec, own, own+len(c.Mounts))
+	for i, v := range template.Volumes {
+		specs[i] = v.Spec
+	}
+	resolved, faults, err := s.judge(ctx, template, c, append(specs, c.Mounts...))
+	if err != nil {
+		return nil, nil, err
+	}
+	var of mount.Faults
+	for _, f := range faults {
+		if f.Index < own {
+			return nil, nil, unfurnished(template, specs[f.Index], f.Reason)
+		}
+		f.Index -= own
+		of = append(of, f)
+	}
+	return resolved[own:], of, nil
+}
+
+// unfurnished is the error of a sandbox whose template has a volume that it cannot have.
+func unfurnished(template warmpool.Template, volume mount.Spec, reason string) error {
+	return warmpool.Errorf(warmpool.Invalid, "template '%s' brings volume '%s' at %s, which you cannot have: %s", template.Name, volume.ID, volume.Target, reason)
+}
+
+func (s *Service) judge(ctx context.Context, template warmpool.Template, c warmpool.Claim, specs []mount.Spec) ([]mount.Mount, mount.Faults, error) {
 	resolved, err := volume.Resolve(ctx, s.reader, volume.Request{
-		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: c.Mounts, Drivers: s.policy.Drivers, Default: s.volumes,
+		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: specs, Drivers: s.policy.Drivers, Default: s.volumes,
 	})
 	var faults mount.Faults
 	if err != nil && !errors.As(err, &faults) {
@@ -55,10 +82,30 @@ func (s *Service) resolve(ctx context.Context, template warmpool.Template, c war
 	faults = append(faults, refused...)
 	faults = append(faults, s.checked(resolved, faults, c.Metadata)...)
 	faults = slices.DeleteFunc(faults, func(f mount.Fault) bool {
-		return f.Field == mount.FieldVolume && f.Index < len(c.Mounts) && c.Mounts[f.Index].Volume == ""
+		return f.Field == mount.FieldVolume && f.Index < len(specs) && specs[f.Index].Volume == ""
 	})
 	slices.SortStableFunc(faults, func(a, b mount.Fault) int { return a.Index - b.Index })
 	return resolved, faults, nil
+}
+
+// furnish are the volumes of its pool that a sandbox has not got yet: all of one that was made for this claim, else those that come with
+// a claim.
+func (s *Service) furnish(ctx context.Context, c warmpool.Claim, sb warmpool.Sandbox) ([]mount.Mount, error) {
+	var missing []mount.Spec
+	for _, v := range sb.MadeFrom.Volumes {
+		i := slices.IndexFunc(sb.Mounts, func(m warmpool.MountStatus) bool { return m.ID == v.ID })
+		if i < 0 || sb.Mounts[i].Phase != warmpool.MountReady {
+			missing = append(missing, v.Spec)
+		}
+	}
+	if len(missing) == 0 {
+		return nil, nil
+	}
+	resolved, faults, err := s.judge(ctx, sb.MadeFrom, c, missing)
+	if err == nil && len(faults) > 0 {
+		err = unfurnished(sb.MadeFrom, missing[max(faults[0].Index, 0)], faults[0].Reason)
+	}
+	return resolved, err
 }
 
 // admitted are the policy's faults. What did not resolve has no driver; only its paths can be judged.

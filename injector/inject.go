@@ -21,6 +21,38 @@ type Values struct {
 	AgentSecret string
 	// InitKey is the public key, in base64, by whose holder the daemon lets itself be initialised.
 	InitKey string
+	// Volumes are mounted into the agent, which is the first sidecar of the runtime that mounts volumes, and into nothing else.
+	Volumes []Volume
+}
+
+// Volume is one that the kubelet mounts into the agent.
+type Volume struct {
+	corev1.Volume
+	// MountPath is the directory in the agent.
+	MountPath string
+	ReadOnly  bool
+}
+
+// withVolumes is the runtime of the agent with the volumes that it is given.
+func (i *injection) withVolumes(name string, r runtime, volumes []Volume) runtime {
+	if len(volumes) == 0 || !mounts(name) {
+		return r
+	}
+	if len(r.Sidecars) == 0 {
+		i.faults.add(name+".csiSidecar", "has no agent to give volumes to")
+		return r
+	}
+	r.Sidecars, r.Volumes = slices.Clone(r.Sidecars), slices.Clone(r.Volumes)
+	agent := r.Sidecars[0].DeepCopy()
+	for _, v := range volumes {
+		if v.HostPath != nil {
+			i.hostPath(fmt.Sprintf("volume %q", v.Name), v.HostPath.Path)
+		}
+		r.Volumes = append(r.Volumes, v.Volume)
+		agent.VolumeMounts = append(agent.VolumeMounts, corev1.VolumeMount{Name: v.Name, MountPath: v.MountPath, ReadOnly: v.ReadOnly})
+	}
+	r.Sidecars[0] = *agent
+	return r
 }
 
 var valueGrammar = regexp.MustCompile(`^[A-Za-z0-9+/=._-]*$`)
@@ -70,6 +102,7 @@ func Inject(pod *corev1.Pod, c Config, runtimes []string, v Values) (*corev1.Pod
 		if parts[name], err = v.fill(c.runtimes[name], i.takers); err != nil {
 			return nil, err
 		}
+		parts[name] = i.withVolumes(name, parts[name], v.Volumes)
 		i.parts = append(i.parts, parts[name])
 		if i.mains[name], err = i.mainsOf(name, parts[name].MainContainer); err != nil {
 			return nil, err

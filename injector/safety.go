@@ -60,7 +60,11 @@ func (i *injection) volume(at string, v corev1.Volume) {
 	if v.HostPath == nil || i.injected(func(r runtime) bool { return contains(r.Volumes, v) }) {
 		return
 	}
-	p := path.Clean("/" + v.HostPath.Path)
+	i.hostPath(at, v.HostPath.Path)
+}
+
+func (i *injection) hostPath(at, p string) {
+	p = path.Clean("/" + p)
 	if slices.ContainsFunc(nodePaths, func(n string) bool { return related(p, n) }) {
 		i.faults.add(at+".hostPath.path", "must not be the node's own: %s", strings.Join(nodePaths, ", "))
 	}

@@ -109,6 +109,10 @@ type Template struct {
 	Containers []Container
 	// Reserved are the paths its pod template mounts; nothing may be mounted at, above or below them.
 	Reserved []string
+	// Namespace is where PersistentVolumeClaims are looked up by name.
+	Namespace string
+	// Volumes are those that each of its sandboxes has.
+	Volumes []PoolVolume
 	// Desired, Ready and Claimed count sandboxes.
 	Desired, Ready, Claimed int
 	CreatedAt, UpdatedAt    time.Time
@@ -124,6 +128,16 @@ type Container struct {
 	Mounts bool
 	// Memory is its limit in bytes; 0 means none.
 	Memory int64
+}
+
+// PoolVolume is a volume that every sandbox of a template has.
+type PoolVolume struct {
+	// Mount is its Spec, as it is asked for in each sandbox, and for one of KindPool all that its driver needs, unless Claim says it.
+	mount.Mount
+	// Claim is the PersistentVolumeClaim in the template's namespace that stands for the rest of Mount; empty for none.
+	Claim string
+	// AtClaim says that it is mounted when a sandbox is claimed, and not before.
+	AtClaim bool
 }
 
 // Filter chooses sandboxes; zero fields choose all.

@@ -107,6 +107,7 @@ func rules(hostPaths, foreign []string, g mount.Guard) (mount.Policy, func(mount
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
 		mount.DriverOSS:      func(m mount.Mount) error { return oss.Check(m, g) },
 		mount.DriverNAS:      func(m mount.Mount) error { return nas.Check(m, g) },
+		mount.DriverPool:     func(mount.Mount) error { return nil }, // the kubelet has mounted it
 	}
 	policy := mount.DefaultPolicy()
 	policy.Drivers = nil

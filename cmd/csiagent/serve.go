@@ -110,9 +110,14 @@ func newNode(cfg config, boxes *containers, foreign *plugin, log *slog.Logger) (
 	if err != nil {
 		return nil, err
 	}
+	nfs := network(cfg, log)
+	pool, err := newPool(mount.PoolDir, nfs.Fenced)
+	if err != nil {
+		return nil, err
+	}
 	drivers := map[string]node.Driver{
-		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: bucket(cfg, log),
-		mount.DriverNAS: network(cfg, log),
+		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: bucket(cfg, log), mount.DriverNAS: nfs,
+		mount.DriverPool: pool,
 	}
 	policy := mount.DefaultPolicy()
 	if foreign != nil {

@@ -62,6 +62,7 @@ func checks(hostPaths, foreign []string, g mount.Guard) map[string]kube.Check {
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
 		mount.DriverOSS:      func(m mount.Mount) error { return oss.Check(m, g) },
 		mount.DriverNAS:      func(m mount.Mount) error { return nas.Check(m, g) },
+		mount.DriverPool:     func(mount.Mount) error { return nil }, // the kubelet has mounted it
 	}
 	for _, driver := range foreign {
 		if out[driver] == nil {

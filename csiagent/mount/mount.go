@@ -11,7 +11,9 @@ import (
 type Spec struct {
 	// ID names the mount in the API (`mountID`). Parse derives one from volume, container and target when it is empty.
 	ID string `json:"id"`
-	// Volume is the name of a PersistentVolume.
+	// Kind says what Volume is the name of, empty for a PersistentVolume.
+	Kind Kind `json:"kind,omitempty"`
+	// Volume is the name of the volume.
 	Volume string `json:"volume"`
 	// SubPath is a relative directory inside the volume; empty means the volume's root.
 	SubPath string `json:"subPath,omitempty"`
@@ -26,9 +28,22 @@ type Spec struct {
 	AllowNonEmpty bool `json:"allowNonEmpty,omitempty"`
 }
 
+// Kind is what the name of a Spec's volume is the name of.
+type Kind string
+
+// The kinds beside a PersistentVolume, which is the empty one.
+const (
+	KindClaim Kind = "PersistentVolumeClaim" // one in the namespace of the sandbox's pool
+	KindPool  Kind = "PoolVolume"            // a volume that the sandbox has of its pool
+)
+
 // DerivedID is the mount ID of a spec that names none: stable for the same volume, container and target.
 func (s Spec) DerivedID() string {
-	sum := sha256.Sum256([]byte(s.Volume + "\x00" + s.Container + "\x00" + s.Target))
+	text := s.Volume + "\x00" + s.Container + "\x00" + s.Target
+	if s.Kind != "" {
+		text = string(s.Kind) + "\x00" + text
+	}
+	sum := sha256.Sum256([]byte(text))
 	return "m" + hex.EncodeToString(sum[:])[:15]
 }
 
@@ -74,11 +89,15 @@ const (
 	DriverNAS      = "nasplugin.csi.alibabacloud.com"
 	DriverTmpfs    = "tmpfs.csi.sandgate.dev"
 	DriverHostPath = "hostpath.csi.sandgate.dev" // PersistentVolumes with spec.hostPath or spec.local; attributes "path" and "type"
+	DriverPool     = "pool.csi.sandgate.dev"     // what the kubelet has mounted into the agent; attribute "path"
 )
+
+// PoolDir is where an agent in a pod finds the volumes of its pool, each in a directory of its name.
+const PoolDir = "/var/lib/sandgate-pool"
 
 // BuiltIn says whether driver is one of those above.
 func BuiltIn(driver string) bool {
-	return driver == DriverOSS || driver == DriverNAS || driver == DriverTmpfs || driver == DriverHostPath
+	return driver == DriverOSS || driver == DriverNAS || driver == DriverTmpfs || driver == DriverHostPath || driver == DriverPool
 }
 
 // AccessMode is a PersistentVolume access mode, by its Kubernetes name.

@@ -1,6 +1,7 @@
 package mount
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 )
@@ -24,7 +25,10 @@ func Parse(s Spec) (Spec, error) {
 			faults = append(faults, Fault{Field: f, Reason: reason})
 		}
 	}
-	refuse(FieldVolume, volumeReason(s.Volume))
+	if s.Kind == "PersistentVolume" { // one name for one thing
+		s.Kind = ""
+	}
+	refuse(FieldVolume, volumeReason(s))
 	target, reason := parseTarget(s.Target)
 	refuse(FieldTarget, reason)
 	sub, reason := parseSubPath(s.SubPath)
@@ -43,12 +47,15 @@ func Parse(s Spec) (Spec, error) {
 	return s, nil
 }
 
-func volumeReason(name string) string {
+func volumeReason(s Spec) string {
+	what := cmp.Or(s.Kind, "PersistentVolume")
 	switch {
-	case name == "":
-		return "is required: give the name of a PersistentVolume"
-	case len(name) > 253 || !volumeName.MatchString(name):
-		return "must be the name of a PersistentVolume: at most 253 lower-case letters, digits, - and ."
+	case s.Kind != "" && s.Kind != KindClaim && s.Kind != KindPool:
+		return fmt.Sprintf("is of no known kind; known are PersistentVolume, %s and %s", KindClaim, KindPool)
+	case s.Volume == "":
+		return fmt.Sprintf("is required: give the name of a %s", what)
+	case len(s.Volume) > 253 || !volumeName.MatchString(s.Volume):
+		return fmt.Sprintf("must be the name of a %s: at most 253 lower-case letters, digits, - and .", what)
 	}
 	return ""
 }

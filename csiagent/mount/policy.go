@@ -34,7 +34,7 @@ var flags = []string{
 func DefaultPolicy() Policy {
 	return Policy{
 		MaxMounts: DefaultMaxMounts,
-		Drivers:   []string{DriverOSS, DriverNAS, DriverTmpfs, DriverHostPath},
+		Drivers:   []string{DriverOSS, DriverNAS, DriverTmpfs, DriverHostPath, DriverPool},
 		Options: map[string][]string{
 			DriverOSS: {"allow_other", "umask=", "mp_umask=", "uid=", "gid="},
 			DriverNAS: {

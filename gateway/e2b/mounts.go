@@ -113,13 +113,23 @@ func (s *server) unmount(c echo.Context) error {
 }
 
 // mountFields are those of one mount in a request.
-var mountFields = []string{"pvName", "mountPath", "subPath", "readOnly", "mountID", "container", "allowNonEmpty"}
+var mountFields = []string{"pvName", "pvcName", "mountPath", "subPath", "readOnly", "mountID", "container", "allowNonEmpty"}
 
 // wishOf reads one mount. before is how many faults there were without it.
 func wishOf(o object, before int) wish {
 	o.only(false, mountFields...)
 	w := wish{places: places{whole: o.place, fields: map[mount.Field]string{}}, faulty: map[mount.Field]bool{}}
-	w.take(o, "pvName", mount.FieldVolume, &w.spec.Volume)
+	_, byVolume := o.fields["pvName"]
+	if _, byClaim := o.fields["pvcName"]; byClaim {
+		w.take(o, "pvcName", mount.FieldVolume, &w.spec.Volume)
+		w.spec.Kind = mount.KindClaim
+		if byVolume {
+			o.faults.add(o.at("pvName"), "names a volume beside pvcName; give one of them")
+			w.faulty[mount.FieldVolume] = true
+		}
+	} else {
+		w.take(o, "pvName", mount.FieldVolume, &w.spec.Volume)
+	}
 	w.take(o, "mountPath", mount.FieldTarget, &w.spec.Target)
 	w.take(o, "subPath", mount.FieldSubPath, &w.spec.SubPath)
 	w.take(o, "mountID", mount.FieldID, &w.spec.ID)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
@@ -65,7 +66,9 @@ type volumeMount struct {
 // mountView is a mount's intent, in the words of csi-volume-config, and what is known of it.
 type mountView struct {
 	MountID   string `json:"mountID"`
-	PVName    string `json:"pvName"`
+	PVName    string `json:"pvName,omitempty"`
+	PVCName   string `json:"pvcName,omitempty"`
+	Volume    string `json:"poolVolume,omitempty"`
 	MountPath string `json:"mountPath"`
 	SubPath   string `json:"subPath,omitempty"`
 	ReadOnly  bool   `json:"readOnly"`
@@ -148,8 +151,16 @@ func mountsOf(sb warmpool.Sandbox) []mountView {
 
 func mountOf(sb warmpool.Sandbox, m warmpool.MountStatus) mountView {
 	v := mountView{
-		MountID: m.ID, PVName: m.Volume, MountPath: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, Container: m.Container,
+		MountID: m.ID, MountPath: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, Container: m.Container,
 		Phase: string(m.Phase), Message: m.Message,
+	}
+	switch m.Kind {
+	case mount.KindClaim:
+		v.PVCName = m.Volume
+	case mount.KindPool:
+		v.Volume = m.Volume
+	default:
+		v.PVName = m.Volume
 	}
 	if c := sb.MadeFrom.Containers; v.Container == "" && len(c) > 0 {
 		v.Container = c[0].Name

@@ -17,6 +17,7 @@ import (
 // The metadata keys by the names that messages call them.
 const (
 	singleVolume  = "csi-volume-name"
+	singleClaim   = "csi-pvc-name"
 	singleTarget  = "csi-mount-point"
 	singleSubPath = "csi-subpath"
 	manyMounts    = "csi-volume-config"
@@ -29,7 +30,7 @@ const maxConfig = 128 << 10
 // metadataMounts reads the mounts that a request's metadata asks for: those of the array, or, without one, the single mount.
 // from and unused name the keys for the log.
 func metadataMounts(metadata map[string]string, most int, fs *faults) (wishes []wish, from, unused string) {
-	known := []string{v1alpha1.MetadataVolumeName, v1alpha1.MetadataMountPoint, v1alpha1.MetadataSubPath, v1alpha1.MetadataVolumeConfig}
+	known := append(slices.Clone(singleKeys), v1alpha1.MetadataVolumeConfig)
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
 		if strings.HasPrefix(strings.ToLower(key), csiPrefix) && !slices.Contains(known, key) {
 			fs.add(object{place: "metadata"}.at(key), "is not a key that this gateway knows; known are %s", strings.Join(known, ", "))
@@ -48,8 +49,11 @@ func metadataMounts(metadata map[string]string, most int, fs *faults) (wishes []
 	return nil, "", ""
 }
 
+// singleKeys are those of one mount.
+var singleKeys = []string{v1alpha1.MetadataVolumeName, v1alpha1.MetadataClaimName, v1alpha1.MetadataMountPoint, v1alpha1.MetadataSubPath}
+
 func singleGiven(metadata map[string]string) bool {
-	for _, key := range []string{v1alpha1.MetadataVolumeName, v1alpha1.MetadataMountPoint, v1alpha1.MetadataSubPath} {
+	for _, key := range singleKeys {
 		if _, ok := metadata[key]; ok {
 			return true
 		}
@@ -61,7 +65,14 @@ func singleGiven(metadata map[string]string) bool {
 func singleMount(metadata map[string]string, fs *faults) []wish {
 	var missing []string
 	volume, ok := metadata[v1alpha1.MetadataVolumeName]
-	if !ok {
+	claim, byClaim := metadata[v1alpha1.MetadataClaimName]
+	kind, key, both := mount.Kind(""), singleVolume, ok && byClaim
+	switch {
+	case both:
+		fs.add(singleVolume, "names a volume beside %s; give one of them", singleClaim)
+	case byClaim:
+		volume, kind, key = claim, mount.KindClaim, singleClaim
+	case !ok:
 		missing = append(missing, v1alpha1.MetadataVolumeName)
 	}
 	target, ok := metadata[v1alpha1.MetadataMountPoint]
@@ -70,9 +81,9 @@ func singleMount(metadata map[string]string, fs *faults) []wish {
 	}
 	sub := metadata[v1alpha1.MetadataSubPath]
 	w := wish{
-		spec: mount.Spec{Volume: volume, Target: target, SubPath: sub},
-		places: places{whole: singleVolume, fields: map[mount.Field]string{
-			mount.FieldVolume: singleVolume, mount.FieldTarget: singleTarget, mount.FieldSubPath: singleSubPath,
+		spec: mount.Spec{Kind: kind, Volume: volume, Target: target, SubPath: sub},
+		places: places{whole: key, fields: map[mount.Field]string{
+			mount.FieldVolume: key, mount.FieldTarget: singleTarget, mount.FieldSubPath: singleSubPath,
 		}},
 		faulty: map[mount.Field]bool{},
 	}
@@ -80,13 +91,16 @@ func singleMount(metadata map[string]string, fs *faults) []wish {
 		given := singleSubPath
 		switch {
 		case volume != "":
-			given = singleVolume
+			given = key
 		case target != "":
 			given = singleTarget
 		}
 		fs.add(given, "needs metadata %s too", strings.Join(missing, " and "))
 		w.faulty[mount.FieldVolume] = true
 		w.faulty[mount.FieldTarget] = slices.Contains(missing, v1alpha1.MetadataMountPoint)
+	}
+	if both {
+		w.faulty[mount.FieldVolume] = true
 	}
 	return []wish{w}
 }

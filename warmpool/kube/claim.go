@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/start"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 // errTaken says that a piece of stock is not stock any more.
@@ -113,6 +116,9 @@ func (b *Backend) take(ctx context.Context, got candidate, o order) (*v1alpha1.S
 		return nil, &warmpool.Error{Code: warmpool.Unavailable, Message: "the request ended before a sandbox was taken", Err: err}
 	}
 	body, err := b.claimPatch(got.sb, o)
+	if err == nil {
+		err = fits(got.sb, o)
+	}
 	if err != nil {
 		b.shelf.back(got, false)
 		return nil, err
@@ -147,8 +153,8 @@ func (b *Backend) claimPatch(sb *v1alpha1.Sandbox, o order) ([]byte, error) {
 	}
 	now := b.cfg.Clock.Now()
 	spec := map[string]any{"claim": claim, "shutdownTime": deadline(now.Add(o.Timeout), now)}
-	if len(o.Mounts) > 0 {
-		spec["mounts"] = intent(o.Mounts)
+	if brought := append(template.Asked(sb.Spec.Volumes, true), intent(o.Mounts)...); len(brought) > 0 {
+		spec["mounts"] = append(slices.Clone(sb.Spec.Mounts), brought...)
 	}
 	labels := map[string]string{v1alpha1.LabelClaimed: "true"}
 	if o.IdempotencyKey != "" {
@@ -162,6 +168,27 @@ func (b *Backend) claimPatch(sb *v1alpha1.Sandbox, o order) ([]byte, error) {
 		"metadata": map[string]any{"resourceVersion": sb.ResourceVersion, "uid": sb.UID, "labels": labels, "ownerReferences": owners},
 		"spec":     spec,
 	})
+}
+
+// fits refuses a claim whose mounts clash with the volumes that a piece of stock has of its pool. What the pool has now was looked at
+// before: this one was made earlier, and is about to be replaced.
+func fits(sb *v1alpha1.Sandbox, o order) error {
+	if len(sb.Spec.Volumes) == 0 {
+		return nil
+	}
+	there := specs(sb)
+	for _, m := range template.Asked(sb.Spec.Volumes, true) {
+		there = append(there, template.Spec(m))
+	}
+	for _, m := range o.Mounts {
+		if err := start.Beside(there, m); err != nil {
+			return &warmpool.Error{
+				Code: warmpool.Unavailable, RetryAfter: 2 * time.Second, Err: err,
+				Message: "the volumes of this template have just been changed, and its sandboxes are being replaced; try again",
+			}
+		}
+	}
+	return nil
 }
 
 func otherOwners(sb *v1alpha1.Sandbox) (out []metav1.OwnerReference) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 // errFailed is a sandbox that could not be made.
@@ -89,7 +91,7 @@ func (b *Backend) coldObject(ctx context.Context, set *set, o order) (*v1alpha1.
 		end = by.Add(o.Timeout)
 	}
 	shutdown := deadline(end, now)
-	template := set.Spec.Template.DeepCopy()
+	pod := set.Spec.Template.DeepCopy()
 	labels := map[string]string{
 		v1alpha1.LabelSandboxID: string(id), v1alpha1.LabelPool: set.Name, v1alpha1.LabelTemplate: set.Name, v1alpha1.LabelClaimed: "true",
 	}
@@ -99,15 +101,13 @@ func (b *Backend) coldObject(ctx context.Context, set *set, o order) (*v1alpha1.
 	sb := &v1alpha1.Sandbox{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: set.Namespace, Name: nameOf(set.Name, id), Labels: labels, Finalizers: []string{v1alpha1.FinalizerMounts},
-			Annotations: maps.Clone(template.Annotations),
+			Annotations: maps.Clone(pod.Annotations),
 		},
 		Spec: v1alpha1.SandboxSpec{
-			Runtimes: set.Spec.Runtimes, Template: template, PersistentContents: set.Spec.PersistentContents,
-			Claim: claim, ShutdownTime: &shutdown,
+			Runtimes: set.Spec.Runtimes, Template: pod, PersistentContents: set.Spec.PersistentContents,
+			Claim: claim, ShutdownTime: &shutdown, Volumes: set.Spec.Volumes,
+			Mounts: slices.Concat(template.Asked(set.Spec.Volumes, false), template.Asked(set.Spec.Volumes, true), intent(o.Mounts)),
 		},
-	}
-	if len(o.Mounts) > 0 {
-		sb.Spec.Mounts = intent(o.Mounts)
 	}
 	return sb, nil
 }

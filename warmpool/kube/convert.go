@@ -68,12 +68,10 @@ func (b *Backend) view(sb *v1alpha1.Sandbox) warmpool.Sandbox {
 	if set := b.sets.of(poolOf(sb)); set != nil {
 		out.Aliases = slices.Clone(set.aliases)
 	}
-	if pod := sb.Spec.Template; pod != nil {
-		if t, err := template.Of(&v1alpha1.SandboxSet{Spec: v1alpha1.SandboxSetSpec{Template: *pod, Runtimes: sb.Spec.Runtimes}}); err == nil {
-			out.Resources = t.Resources
-			t.Name, t.Aliases, t.EnvdVersion = out.Template, slices.Clone(out.Aliases), out.EnvdVersion
-			out.MadeFrom = t
-		}
+	if t, err := template.OfSandbox(sb); err == nil {
+		out.Resources = t.Resources
+		t.Aliases, t.EnvdVersion = slices.Clone(out.Aliases), out.EnvdVersion
+		out.MadeFrom = t
 	}
 	out.Mounts = b.mounts(sb, out)
 	return out
@@ -114,9 +112,8 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 		metadata = sb.Spec.Claim.Metadata
 	}
 	for _, m := range sb.Spec.Mounts {
-		spec := mount.Spec{
-			ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: named(sb, m.Container), AllowNonEmpty: m.AllowNonEmpty,
-		}
+		spec := template.Spec(m)
+		spec.Container = named(sb, m.Container)
 		if whole, err := volume.Expand([]mount.Mount{{Spec: spec}}, idOf(sb), metadata); err == nil {
 			spec = whole[0].Spec
 		}
@@ -137,9 +134,7 @@ func named(sb *v1alpha1.Sandbox, container string) string {
 func intent(specs []mount.Spec) []v1alpha1.Mount {
 	out := make([]v1alpha1.Mount, len(specs))
 	for i, s := range specs {
-		out[i] = v1alpha1.Mount{
-			ID: s.ID, Volume: s.Volume, Path: s.Target, SubPath: s.SubPath, ReadOnly: s.ReadOnly, Container: s.Container, AllowNonEmpty: s.AllowNonEmpty,
-		}
+		out[i] = template.Mount(s)
 	}
 	return out
 }

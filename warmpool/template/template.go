@@ -49,8 +49,14 @@ func Of(set *v1alpha1.SandboxSet) (warmpool.Template, error) {
 	if err != nil {
 		return warmpool.Template{}, err
 	}
+	volumes, err := Volumes(set)
+	if err != nil {
+		return warmpool.Template{}, err
+	}
 	t := warmpool.Template{
 		Name:      set.Name,
+		Namespace: set.Namespace,
+		Volumes:   volumes,
 		Aliases:   Aliases(set),
 		Resources: resources,
 		Owner:     owner,
@@ -70,6 +76,16 @@ func Of(set *v1alpha1.SandboxSet) (warmpool.Template, error) {
 		})
 	}
 	return t, nil
+}
+
+// OfSandbox is the template that a Sandbox was made from, named after its pool.
+func OfSandbox(sb *v1alpha1.Sandbox) (warmpool.Template, error) {
+	set := &v1alpha1.SandboxSet{Spec: v1alpha1.SandboxSetSpec{Runtimes: sb.Spec.Runtimes, Volumes: sb.Spec.Volumes}}
+	set.Name, set.Namespace = sb.Labels[v1alpha1.LabelPool], sb.Namespace
+	if sb.Spec.Template != nil {
+		set.Spec.Template = *sb.Spec.Template
+	}
+	return Of(set)
 }
 
 // resourcesOf rounds a container's limits, or its requests where it has none, up to what the API can say.

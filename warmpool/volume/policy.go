@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
@@ -42,38 +43,46 @@ func (d *Default) String() string { return string(*d) }
 
 // allowed is whether an annotation names the principal's team or key, or, where none names anybody, the default lets him in.
 func (d Default) allowed(pv *corev1.PersistentVolume, who warmpool.Principal) bool {
-	teams, byTeam := pv.Annotations[v1alpha1.AnnotationTeams]
-	keys, byKey := pv.Annotations[v1alpha1.AnnotationKeys]
-	if byTeam || byKey {
-		return who.Team != "" && slices.Contains(split(teams), who.Team) || who.Key != "" && slices.Contains(split(keys), who.Key)
+	if in, said := named(pv, who); said {
+		return in
 	}
 	return d == Allow || d != Deny && pv.Spec.ClaimRef == nil
 }
 
-// restricted is src with what the volume's owner demands of every mount by this principal. An annotation that cannot be obeyed is a reason
-// to refuse, never one to ignore.
-func restricted(src source, pv *corev1.PersistentVolume, who warmpool.Principal) source {
+// named is whether an object's annotations name the principal's team or key, if they name anybody.
+func named(o metav1.Object, who warmpool.Principal) (in, said bool) {
+	teams, byTeam := o.GetAnnotations()[v1alpha1.AnnotationTeams]
+	keys, byKey := o.GetAnnotations()[v1alpha1.AnnotationKeys]
+	in = who.Team != "" && slices.Contains(split(teams), who.Team) || who.Key != "" && slices.Contains(split(keys), who.Key)
+	return in, byTeam || byKey
+}
+
+// restricted is src with what the owner of a volume, or of the claim that has it, demands of every mount by this principal. An annotation
+// that cannot be obeyed is a reason to refuse, never one to ignore.
+func restricted(src source, kind string, o metav1.Object, who warmpool.Principal) source {
+	annotations := o.GetAnnotations()
 	refuse := func(annotation, format string, args ...any) {
-		src.reasons = append(src.reasons, fmt.Sprintf("PersistentVolume %q is set up wrongly: annotation %s ", pv.Name, annotation)+fmt.Sprintf(format, args...))
+		src.reasons = append(src.reasons, fmt.Sprintf("%s %q is set up wrongly: annotation %s ", kind, o.GetName(), annotation)+fmt.Sprintf(format, args...))
 	}
-	switch value, there := pv.Annotations[v1alpha1.AnnotationReadOnly]; {
+	switch value, there := annotations[v1alpha1.AnnotationReadOnly]; {
 	case !there || value == "false":
 	case value == "true":
 		src.ReadOnly = true
 	default:
 		refuse(v1alpha1.AnnotationReadOnly, "must be true or false")
 	}
-	if prefix, there := pv.Annotations[v1alpha1.AnnotationSubPath]; there {
-		var ok bool
-		if src.Prefix, ok = confine(prefix, who); !ok {
+	if prefix, there := annotations[v1alpha1.AnnotationSubPath]; there {
+		inner, ok := confine(prefix, who)
+		if src.Prefix = path.Join(src.Prefix, inner); !ok {
 			refuse(v1alpha1.AnnotationSubPath, "must be a relative directory; ${TEAM} and ${KEY} stand for whoever mounts it")
 		}
 	}
-	if targets, there := pv.Annotations[v1alpha1.AnnotationTargets]; there {
-		src.targets = split(targets)
-		if bad := slices.IndexFunc(src.targets, func(t string) bool { return !path.IsAbs(t) || path.Clean(t) != t }); bad >= 0 || len(src.targets) == 0 {
+	if targets, there := annotations[v1alpha1.AnnotationTargets]; there {
+		list := split(targets)
+		if bad := slices.IndexFunc(list, func(t string) bool { return !path.IsAbs(t) || path.Clean(t) != t }); bad >= 0 || len(list) == 0 {
 			refuse(v1alpha1.AnnotationTargets, "must be absolute paths, comma-separated")
 		}
+		src.targets = both(src.targets, list)
 	}
 	return src
 }
@@ -95,6 +104,22 @@ func within(target string, prefixes []string) bool {
 	return slices.ContainsFunc(prefixes, func(p string) bool {
 		return target == p || strings.HasPrefix(target, strings.TrimSuffix(p, "/")+"/")
 	})
+}
+
+// both are the paths that are within one of each list; nil is every path.
+func both(a, b []string) []string {
+	if a == nil {
+		return b
+	}
+	out := []string{}
+	for _, lists := range [][2][]string{{a, b}, {b, a}} {
+		for _, t := range lists[0] {
+			if within(t, lists[1]) && !slices.Contains(out, t) {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
 }
 
 // split takes a comma-separated list apart; blanks around items and empty items do not count.

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type Request struct {
 // it, indexes into Specs; the mounts then come along as far as they are known (a spec that failed has no Driver), for rules
 // that can add their own faults. A Reader that fails is warmpool.Unavailable and nothing else is said.
 func Resolve(ctx context.Context, r Reader, req Request) ([]mount.Mount, error) {
-	res := &resolution{reader: r, req: req, volumes: map[string]source{}}
+	res := &resolution{reader: r, req: req, volumes: map[name]source{}}
 	mounts := make([]mount.Mount, len(req.Specs))
 	for i, spec := range req.Specs {
 		m, err := res.mount(ctx, i, spec)
@@ -47,8 +48,14 @@ func Resolve(ctx context.Context, r Reader, req Request) ([]mount.Mount, error) 
 type resolution struct {
 	reader  Reader
 	req     Request
-	volumes map[string]source
+	volumes map[name]source
 	faults  mount.Faults
+}
+
+// name is what a spec calls its volume.
+type name struct {
+	kind mount.Kind
+	name string
 }
 
 func (res *resolution) fault(i int, field mount.Field, format string, args ...any) {
@@ -57,7 +64,7 @@ func (res *resolution) fault(i int, field mount.Field, format string, args ...an
 
 func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount.Mount, error) {
 	res.fits(i, spec)
-	src, err := res.volume(ctx, spec.Volume)
+	src, err := res.volume(ctx, name{spec.Kind, spec.Volume})
 	if err != nil {
 		return mount.Mount{}, err
 	}
@@ -72,10 +79,10 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 		return m, nil
 	}
 	if src.targets != nil && !within(spec.Target, src.targets) {
-		res.fault(i, mount.FieldTarget, "PersistentVolume %q may be mounted below %s only", spec.Volume, strings.Join(src.targets, ", "))
+		res.fault(i, mount.FieldTarget, "%s %q may be mounted below %s only", cmp.Or(spec.Kind, "PersistentVolume"), spec.Volume, strings.Join(src.targets, ", "))
 	}
 	m.ReadOnly, m.OwnerReadOnly, m.Prefix = spec.ReadOnly || src.ReadOnly, src.ReadOnly, src.Prefix
-	m.Enforced = m.OwnerReadOnly || m.Prefix != ""
+	m.Enforced = m.OwnerReadOnly || m.Prefix != "" || src.Enforced
 	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
 	m.AccessMode, m.FSType, m.Secret, m.StageSecret = src.AccessMode, src.FSType, src.Secret, src.StageSecret
 	return m, nil
@@ -123,13 +130,20 @@ type source struct {
 
 const noSuchVolume = "no PersistentVolume of that name that you may mount"
 
-func (res *resolution) volume(ctx context.Context, name string) (source, error) {
-	if have, ok := res.volumes[name]; ok {
+func (res *resolution) volume(ctx context.Context, n name) (source, error) {
+	if have, ok := res.volumes[n]; ok {
 		return have, nil
 	}
-	src, err := res.read(ctx, name)
+	read := res.read
+	switch n.kind {
+	case mount.KindClaim:
+		read = res.claim
+	case mount.KindPool:
+		read = res.pool
+	}
+	src, err := read(ctx, n.name)
 	if err == nil {
-		res.volumes[name] = src
+		res.volumes[n] = src
 	}
 	return src, err
 }
@@ -149,7 +163,12 @@ func (res *resolution) read(ctx context.Context, name string) (source, error) {
 	if !res.req.Default.allowed(pv, res.req.Principal) {
 		return source{reasons: []string{noSuchVolume}}, nil
 	}
-	src := restricted(translate(pv, res.req.Drivers), pv, res.req.Principal)
+	return res.take(ctx, pv)
+}
+
+// take is what a PersistentVolume says to somebody who may mount it.
+func (res *resolution) take(ctx context.Context, pv *corev1.PersistentVolume) (source, error) {
+	src := restricted(translate(pv, res.req.Drivers), "PersistentVolume", pv, res.req.Principal)
 	if pv.Spec.CSI == nil || len(src.reasons) > 0 {
 		return src, nil
 	}

@@ -20,6 +20,7 @@ import (
 // objects is a Reader over maps; fail is what it answers instead, by name.
 type objects struct {
 	volumes map[string]*corev1.PersistentVolume
+	claims  map[string]*corev1.PersistentVolumeClaim // by namespace/name
 	secrets map[string]*corev1.Secret
 	fail    map[string]error
 	reads   int
@@ -36,7 +37,13 @@ func (o *objects) PersistentVolume(_ context.Context, name string) (*corev1.Pers
 	return nil, warmpool.Errorf(warmpool.NotFound, "no PersistentVolume %q", name)
 }
 
-func (o *objects) PersistentVolumeClaim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+func (o *objects) PersistentVolumeClaim(_ context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	if err := o.fail[namespace+"/"+name]; err != nil {
+		return nil, err
+	}
+	if pvc := o.claims[namespace+"/"+name]; pvc != nil {
+		return pvc, nil
+	}
 	return nil, warmpool.Errorf(warmpool.NotFound, "no PersistentVolumeClaim %q", name)
 }
 
@@ -449,9 +456,9 @@ func TestTheMainContainerHasOneName(t *testing.T) {
 
 func TestAVolumesHandleIsToldWhoeverMayMountIt(t *testing.T) {
 	r := &objects{volumes: map[string]*corev1.PersistentVolume{"pv": tmpfs()}, fail: map[string]error{"away": errors.New("etcd is down")}}
-	require.NotEmpty(t, volume.Handle(t.Context(), r, "pv"))
-	require.Empty(t, volume.Handle(t.Context(), r, "missing"))
-	require.Empty(t, volume.Handle(t.Context(), r, "away"))
+	require.NotEmpty(t, volume.Handle(t.Context(), r, warmpool.Template{}, mount.Spec{Volume: "pv"}))
+	require.Empty(t, volume.Handle(t.Context(), r, warmpool.Template{}, mount.Spec{Volume: "missing"}))
+	require.Empty(t, volume.Handle(t.Context(), r, warmpool.Template{}, mount.Spec{Volume: "away"}))
 }
 
 func TestPlaceholdersAreFilledInOnceTheSandboxIsKnown(t *testing.T) {

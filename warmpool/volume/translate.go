@@ -27,6 +27,9 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 	}
 	switch s := pv.Spec.PersistentVolumeSource; {
 	case s.CSI != nil:
+		if s.CSI.Driver == mount.DriverPool {
+			refuse("names driver %s, which only volumes of a SandboxSet have", mount.DriverPool)
+		}
 		src.Driver, src.VolumeHandle = s.CSI.Driver, s.CSI.VolumeHandle
 		src.Attributes, src.ReadOnly = attributes(s.CSI), s.CSI.ReadOnly
 		if src.VolumeHandle == "" {

@@ -69,11 +69,11 @@ func (d *Driver) Check(m mount.Mount) error {
 	if err := Check(m, d.config.Guard); err != nil {
 		return err
 	}
-	return d.fenced(m)
+	return d.Fenced(m)
 }
 
-// fenced refuses a volume whose restrictions the tenant could walk around.
-func (d *Driver) fenced(m mount.Mount) error {
+// Fenced refuses a volume whose restrictions the tenant could walk around.
+func (d *Driver) Fenced(m mount.Mount) error {
 	if !m.Enforced || d.config.Fence != nil || d.config.Unfenced {
 		return nil
 	}
@@ -87,7 +87,7 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, _ string) (mount.Sour
 	if err != nil {
 		return mount.Source{}, err
 	}
-	if err := d.fenced(m); err != nil {
+	if err := d.Fenced(m); err != nil {
 		return mount.Source{}, err
 	}
 	if d.config.Fence != nil {

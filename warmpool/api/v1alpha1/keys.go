@@ -30,9 +30,10 @@ const (
 	AnnotationAliases = "sandgate.dev/aliases"
 	// AnnotationNetwork of a SandboxSet in local mode: "none" (default) or "pasta".
 	AnnotationNetwork = "sandgate.dev/network"
-	// AnnotationTeams of a PersistentVolume: comma-separated teams that may mount it; required when it has a claimRef.
+	// AnnotationTeams of a PersistentVolume, or of the PersistentVolumeClaim by which it is named: comma-separated teams that may mount it;
+	// required when it has a claimRef.
 	AnnotationTeams = "sandgate.dev/teams"
-	// AnnotationKeys of a PersistentVolume: comma-separated public IDs of API keys that may mount it, beside the teams.
+	// AnnotationKeys, likewise: comma-separated public IDs of API keys that may mount it, beside the teams.
 	AnnotationKeys = "sandgate.dev/keys"
 	// AnnotationSubPath of a PersistentVolume: the directory that every mount is confined to, such as tenants/${TEAM}; ${KEY} is the API
 	// key's public ID. Sub paths of requests lie in it.
@@ -57,6 +58,7 @@ const FinalizerMounts = "sandgate.dev/mounts"
 // Keys of the create request's metadata.
 const (
 	MetadataVolumeName   = "e2b.agents.kruise.io/csi-volume-name"
+	MetadataClaimName    = "e2b.agents.kruise.io/csi-pvc-name"
 	MetadataMountPoint   = "e2b.agents.kruise.io/csi-mount-point"
 	MetadataSubPath      = "e2b.agents.kruise.io/csi-subpath"
 	MetadataVolumeConfig = "e2b.agents.kruise.io/csi-volume-config"

@@ -65,6 +65,13 @@ type SandboxSpec struct {
 	// +kubebuilder:pruning:PreserveUnknownFields
 	// +kubebuilder:validation:Schemaless
 	VolumeClaimTemplates []corev1.PersistentVolumeClaim `json:"volumeClaimTemplates,omitempty"`
+	// Volumes are those of the set, from which spec.mounts of kind PoolVolume are mounted. The pod is made with them; later edits have no
+	// effect.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Volumes []PoolVolume `json:"volumes,omitempty"`
 	// Mounts are the volumes that are mounted into the running sandbox. They may be edited: what is added is mounted, what is taken
 	// out is unmounted. Each passes the same rules as in a create request, under the team of spec.claim.
 	// +optional
@@ -91,7 +98,12 @@ type Mount struct {
 	// ID names the mount in the API.
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9._-]{1,63}$`
 	ID string `json:"id"`
-	// Volume is the name of a PersistentVolume.
+	// Kind is what volume is the name of: a PersistentVolume, which is the default, a PersistentVolumeClaim in the Sandbox's namespace, or a
+	// PoolVolume of spec.volumes.
+	// +optional
+	// +kubebuilder:validation:Enum=PersistentVolume;PersistentVolumeClaim;PoolVolume
+	Kind string `json:"kind,omitempty"`
+	// Volume is the name of the volume.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Volume string `json:"volume"`
@@ -248,7 +260,7 @@ type PodInfo struct {
 type MountStatus struct {
 	// ID is the mount's.
 	ID string `json:"id"`
-	// Source is the PersistentVolume, with the sub-path behind a colon where there is one.
+	// Source is the PersistentVolume, "pvc/NAME" or "pool/NAME", with the sub-path behind a colon where there is one.
 	// +optional
 	Source string `json:"source,omitempty"`
 	// VolumeHandle is the CSI handle of the volume, by which it is unmounted when the PersistentVolume is gone.

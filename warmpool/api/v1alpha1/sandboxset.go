@@ -52,8 +52,7 @@ type SandboxSetSpec struct {
 	// +optional
 	// +listType=atomic
 	PersistentContents []PersistentContent `json:"persistentContents,omitempty"`
-	// Volumes are mounted into every sandbox of the pool. They are checked and kept; they are mounted once this installation's
-	// version supports pool volumes, and until then a set that has any says so in its condition Filled.
+	// Volumes are mounted into every sandbox of the pool. A change of them replaces unclaimed sandboxes as a change of the template does.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -97,25 +96,32 @@ type UpdateStrategy struct {
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
 }
 
-// PoolVolume is a volume of every sandbox of a pool. Exactly one source is set.
+// PoolVolume is a volume of every sandbox of a pool. Exactly one source is set. nfs, persistentVolumeClaim and hostPath are mounted by the
+// kubelet beside the sandbox when its pod is made, and attached from there; a persistentVolume is mounted as if a request had named it.
 // +kubebuilder:validation:XValidation:rule="[has(self.nfs),has(self.persistentVolumeClaim),has(self.hostPath),has(self.persistentVolume)].filter(x,x).size()==1",message="give exactly one of nfs, persistentVolumeClaim, hostPath and persistentVolume"
 type PoolVolume struct {
-	// +kubebuilder:validation:MaxLength=63
+	// Name is the mount's ID in the API, and its place among the set's volumes. At most 49 characters.
+	// +kubebuilder:validation:MaxLength=49
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name"`
+	// NFS is an export that the kubelet mounts.
 	// +optional
 	NFS *corev1.NFSVolumeSource `json:"nfs,omitempty"`
+	// PersistentVolumeClaim is one in the set's namespace, whoever it belongs to: who writes the set may use it.
 	// +optional
 	PersistentVolumeClaim *corev1.PersistentVolumeClaimVolumeSource `json:"persistentVolumeClaim,omitempty"`
+	// HostPath is a directory of the node. It is refused in the node's own ones, such as /etc and /var/lib/kubelet.
 	// +optional
 	HostPath *corev1.HostPathVolumeSource `json:"hostPath,omitempty"`
+	// PersistentVolume keeps to the rules of its annotations. One that is for certain teams is mounted at Claim, not at Ready.
 	// +optional
 	PersistentVolume *PersistentVolumeSource `json:"persistentVolume,omitempty"`
 	// MountPath is the absolute path in the sandbox.
 	// +kubebuilder:validation:Pattern=`^/`
 	// +kubebuilder:validation:MaxLength=4096
 	MountPath string `json:"mountPath"`
-	// SubPath is a relative directory in the volume; ${SANDBOX_ID} and ${ACTOR_ID} stand for the sandbox's ID.
+	// SubPath is a relative directory in the volume; ${SANDBOX_ID} and ${ACTOR_ID} stand for the sandbox's ID. Directories that are missing
+	// are made with mode 0755 for the sandbox's user, unless the volume is read-only.
 	// +optional
 	// +kubebuilder:validation:MaxLength=4096
 	SubPath string `json:"subPath,omitempty"`
@@ -128,6 +134,12 @@ type PoolVolume struct {
 	// +kubebuilder:validation:Enum=Ready;Claim
 	MountAt string `json:"mountAt,omitempty"`
 }
+
+// Times of PoolVolume.MountAt.
+const (
+	MountAtReady = "Ready"
+	MountAtClaim = "Claim"
+)
 
 // PersistentVolumeSource names a PersistentVolume.
 type PersistentVolumeSource struct {

@@ -400,6 +400,13 @@ func (in *SandboxSpec) DeepCopyInto(out *SandboxSpec) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.Volumes != nil {
+		in, out := &in.Volumes, &out.Volumes
+		*out = make([]PoolVolume, len(*in))
+		for i := range *in {
+			(*in)[i].DeepCopyInto(&(*out)[i])
+		}
+	}
 	if in.Mounts != nil {
 		in, out := &in.Mounts, &out.Mounts
 		*out = make([]Mount, len(*in))

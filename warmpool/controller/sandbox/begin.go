@@ -14,6 +14,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 // deadline deletes a sandbox whose time is over, unless that has been moved in the same moment.
@@ -78,7 +79,11 @@ func unsupported(sb *v1alpha1.Sandbox) *verdict {
 	case sb.Spec.Template == nil || len(sb.Spec.Template.Spec.Containers) == 0:
 		message = "spec.template has no container; its first one is the sandbox"
 	default:
-		return nil
+		_, err := template.OfSandbox(sb)
+		if err == nil || len(sb.Spec.Volumes) == 0 {
+			return nil
+		}
+		message = "spec." + err.Error()
 	}
 	return &verdict{Phase: v1alpha1.PhaseFailed, Failed: true, Reason: "Unsupported", Message: message}
 }

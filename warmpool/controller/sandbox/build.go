@@ -16,6 +16,7 @@ import (
 	"github.com/sandgate-dev/sandgate/injector"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 // make makes the sandbox's pod. Its name is the sandbox's, so that none is made twice whatever happens to the answer.
@@ -62,13 +63,13 @@ func (p *pass) refused(err error, reason, what string) error {
 // build is the sandbox's pod.
 func (p *pass) build() (*corev1.Pod, error) {
 	sb := p.sb
-	template := sb.Spec.Template.DeepCopy()
+	own := sb.Spec.Template.DeepCopy()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: sb.Namespace, Name: sb.Name, Labels: template.Labels, Annotations: template.Annotations,
+			Namespace: sb.Namespace, Name: sb.Name, Labels: own.Labels, Annotations: own.Annotations,
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(sb, v1alpha1.GroupVersion.WithKind("Sandbox"))},
 		},
-		Spec: template.Spec,
+		Spec: own.Spec,
 	}
 	pod.Labels = maps.Clone(pod.Labels)
 	if pod.Labels == nil {
@@ -96,6 +97,7 @@ func (p *pass) build() (*corev1.Pod, error) {
 	}
 	return injector.Inject(pod, config, names, injector.Values{
 		SandboxID: sb.Labels[v1alpha1.LabelSandboxID], AgentSecret: secretName(sb), InitKey: p.r.cfg.InitKey,
+		Volumes: template.Mounted(sb.Spec.Volumes),
 	})
 }
 

@@ -22,7 +22,6 @@ func (p *pass) fit(pod *corev1.Pod) {
 	}
 	m := p.memory
 	of := basis(sb, pod)
-	p.apply(of)
 	now := p.now
 	m.mu.Lock()
 	if of != m.of {
@@ -49,7 +48,7 @@ func (p *pass) wanted(pod *corev1.Pod) bool {
 		return false
 	}
 	if len(sb.Spec.Mounts) > 0 || len(sb.Status.Mounts) > 0 {
-		return true
+		return sb.Spec.Claim != nil || ready(pod) // before that its agent has no way into the container
 	}
 	return sb.Spec.Claim != nil && has(sb, v1alpha1.RuntimeAgent)
 }
@@ -108,7 +107,7 @@ func (p *pass) pause(misses int, mounts []v1alpha1.MountStatus) time.Duration {
 	switch {
 	case misses > 0:
 		return min(time.Second<<min(misses-1, 5), 30*time.Second)
-	case len(mounts) > 0:
+	case len(mounts) > 0 && p.sb.Spec.Claim != nil:
 		return t.Look
 	}
 	return t.Init

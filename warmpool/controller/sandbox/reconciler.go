@@ -198,6 +198,9 @@ func (p *pass) live(ctx context.Context) error {
 	if p.fresh(pod) {
 		return errFresh
 	}
+	if p.wanted(pod) {
+		p.apply(basis(p.sb, pod))
+	}
 	p.judge(pod)
 	if err := p.renew(ctx); err != nil {
 		return err

@@ -33,11 +33,10 @@ func (j *job) resolve(ctx context.Context) ([]wanted, error) {
 		return nil, nil
 	}
 	out, specs := j.parse()
-	t, err := template.Of(&v1alpha1.SandboxSet{Spec: v1alpha1.SandboxSetSpec{Template: *j.sb.Spec.Template, Runtimes: j.sb.Spec.Runtimes}})
+	t, err := template.OfSandbox(j.sb)
 	if err != nil {
 		return nil, err
 	}
-	t.Name = j.sb.Labels[v1alpha1.LabelPool]
 	var principal warmpool.Principal
 	if c := j.sb.Spec.Claim; c != nil {
 		principal = warmpool.Principal{Team: c.Principal.Team, Key: c.Principal.Key}
@@ -83,9 +82,7 @@ func (j *job) metadata() map[string]string {
 // parse checks the grammar of the mounts. One that fails is passed on as it is, so that the others keep their places.
 func (j *job) parse() (out []wanted, specs []mount.Spec) {
 	for _, m := range j.sb.Spec.Mounts {
-		spec := mount.Spec{
-			ID: m.ID, Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container, AllowNonEmpty: m.AllowNonEmpty,
-		}
+		spec := template.Spec(m)
 		if pod := j.sb.Spec.Template; pod != nil && len(pod.Spec.Containers) > 0 && m.Container == pod.Spec.Containers[0].Name {
 			spec.Container = "" // one name for one place
 		}
@@ -143,10 +140,17 @@ func (w wanted) status(known v1alpha1.MountStatus) v1alpha1.MountStatus {
 }
 
 func (w wanted) source() string {
-	if w.SubPath == "" {
-		return w.Volume
+	name := w.Volume
+	switch w.Kind {
+	case mount.KindClaim:
+		name = "pvc/" + name
+	case mount.KindPool:
+		name = "pool/" + name
 	}
-	return w.Volume + ":" + w.SubPath
+	if w.SubPath == "" {
+		return name
+	}
+	return name + ":" + w.SubPath
 }
 
 // took says whether a request has asked for w in the place of a mount that was seen before: it has taken that one away itself, since

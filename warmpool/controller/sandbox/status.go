@@ -25,7 +25,7 @@ func (p *pass) judge(pod *corev1.Pod) {
 	if pod.Spec.NodeName != "" {
 		s.PodInfo.NodeName = pod.Spec.NodeName
 	}
-	if v.Ready && p.sb.Spec.Claim == nil { // until it is claimed, whatever runs is as it should be
+	if v.Ready && p.sb.Spec.Claim == nil && len(p.sb.Spec.Mounts) == 0 { // until it is claimed, whatever runs is as it should be
 		s.StartedContainer = mainContainer(pod)
 	}
 	if (v.Reason == v1alpha1.ReasonStarting || v.Reason == reasonStalled) && s.StartedContainer != "" { // it has been ready before
@@ -34,10 +34,28 @@ func (p *pass) judge(pod *corev1.Pod) {
 	if was := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady); was != nil && v.Reason == pullFailed && was.Reason == pullPaused {
 		v.Reason, v.Message, v.Failed = was.Reason, was.Message, true // the kubelet is trying again; that is no news
 	}
+	if v.Ready && p.sb.Spec.Claim == nil && p.stock() {
+		v = p.furnished(v, mainContainer(pod))
+	}
 	p.say(v)
 	if v.Reason == v1alpha1.ReasonStarting {
 		p.again(max(patience-p.now.Sub(pod.CreationTimestamp.Time), time.Second))
 	}
+}
+
+// furnished is the verdict on stock whose pod is ready: it is stock once the volumes of its pool are mounted, so that every claim finds
+// them.
+func (p *pass) furnished(v verdict, container string) verdict {
+	s, waiting := &p.sb.Status, verdict{Phase: v1alpha1.PhaseRunning, Reason: v1alpha1.ReasonStarting, Message: "its volumes are being mounted"}
+	for _, asked := range p.sb.Spec.Mounts {
+		switch m := find(s.Mounts, asked.ID); {
+		case m != nil && m.Phase == failing:
+			return verdict{Phase: v1alpha1.PhaseRunning, Reason: "VolumeNotMounted", Message: "volume " + m.Source + " at " + m.Path + ": " + m.Message}
+		case m == nil, m.Phase != mounted, s.StartedContainer != container:
+			v = waiting
+		}
+	}
+	return v
 }
 
 // mainContainer is the runtime's ID of the container that is the sandbox, empty when it does not run.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 // grow makes what is missing, as much at once as the set allows. What was asked for without an answer is asked for again under the same
@@ -124,6 +125,7 @@ func (p *pass) sandbox() *v1alpha1.Sandbox {
 		},
 		Spec: v1alpha1.SandboxSpec{
 			Runtimes: set.Spec.Runtimes, Template: set.Spec.Template.DeepCopy(), PersistentContents: set.Spec.PersistentContents,
+			Volumes: set.Spec.Volumes, Mounts: template.Asked(set.Spec.Volumes, false),
 		},
 	}
 }

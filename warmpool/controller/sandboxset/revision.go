@@ -18,8 +18,8 @@ import (
 
 // revision is the digest of what new sandboxes of a set are made of. Its error is a fault, or injection.ErrUnknown.
 func (r *Reconciler) revision(set *v1alpha1.SandboxSet) (string, error) {
-	if len(set.Spec.Volumes) > 0 {
-		return "", &fault{"VolumesUnsupported", "spec.volumes: volumes of a pool are not supported by this version; take them out, or mount volumes when a sandbox is created"}
+	if _, err := template.Volumes(set); err != nil {
+		return "", &fault{"InvalidVolumes", "spec." + err.Error()}
 	}
 	if _, err := template.Of(set); err != nil {
 		return "", &fault{"InvalidTemplate", "spec.template: " + err.Error()}
@@ -41,7 +41,11 @@ func (r *Reconciler) revision(set *v1alpha1.SandboxSet) (string, error) {
 			return "", &fault{"InjectionImpossible", "spec.template cannot be injected into: " + err.Error()}
 		}
 	}
-	text, err := json.Marshal([]any{set.Spec.Template, names, set.Spec.PersistentContents, digest})
+	parts := []any{set.Spec.Template, names, set.Spec.PersistentContents, digest}
+	if len(set.Spec.Volumes) > 0 {
+		parts = append(parts, set.Spec.Volumes)
+	}
+	text, err := json.Marshal(parts)
 	if err != nil {
 		return "", &fault{"InvalidTemplate", "spec.template: " + err.Error()}
 	}
@@ -56,6 +60,7 @@ func rehearse(set *v1alpha1.SandboxSet, config injector.Config, names []string) 
 	pod := &corev1.Pod{ObjectMeta: *set.Spec.Template.ObjectMeta.DeepCopy(), Spec: *set.Spec.Template.Spec.DeepCopy()}
 	_, err := injector.Inject(pod, config, names, injector.Values{
 		SandboxID: string(sampleID), AgentSecret: nameOf(set.Name, sampleID) + "-agent", InitKey: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+		Volumes: template.Mounted(set.Spec.Volumes),
 	})
 	return err
 }

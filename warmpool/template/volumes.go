@@ -1,0 +1,171 @@
+package template
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/injector"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+)
+
+// Volumes are a set's volumes as its sandboxes have them where a kubelet mounts them into the agent. An error names everything that is
+// wrong with them, by their fields in spec.
+func Volumes(set *v1alpha1.SandboxSet) ([]warmpool.PoolVolume, error) {
+	out := make([]warmpool.PoolVolume, len(set.Spec.Volumes))
+	var wrong []string
+	for i, v := range set.Spec.Volumes {
+		m, faults := poolMount(v)
+		wrong = append(wrong, placed(faults.At(i))...)
+		out[i] = warmpool.PoolVolume{Mount: m, AtClaim: v.MountAt == v1alpha1.MountAtClaim}
+		if m.Kind == mount.KindPool {
+			out[i].Driver, out[i].VolumeHandle = mount.DriverPool, "pool/"+v.Name
+			out[i].Attributes, out[i].AccessMode = map[string]string{"path": mount.PoolDir + "/" + v.Name}, mount.ReadWriteMany
+		}
+	}
+	if wrong = append(wrong, together(set, out)...); len(wrong) > 0 {
+		return nil, errors.New(strings.Join(wrong, "; "))
+	}
+	return out, nil
+}
+
+// poolMount is what is asked for in each sandbox, with what holds wherever it is mounted.
+func poolMount(v v1alpha1.PoolVolume) (mount.Mount, mount.Faults) {
+	spec := mount.Spec{ID: v.Name, Kind: mount.KindPool, Volume: v.Name, SubPath: v.SubPath, Target: v.MountPath, ReadOnly: v.ReadOnly}
+	var faults mount.Faults
+	refuse := func(field mount.Field, reason string) {
+		faults = append(faults, mount.Fault{Field: field, Reason: reason})
+	}
+	switch {
+	case v.PersistentVolume != nil:
+		spec.Kind, spec.Volume = "", v.PersistentVolume.Name
+	case v.NFS != nil:
+		spec.ReadOnly = spec.ReadOnly || v.NFS.ReadOnly
+		if v.NFS.Server == "" || !path.IsAbs(v.NFS.Path) {
+			refuse("nfs", "needs a server and an absolute path")
+		}
+	case v.PersistentVolumeClaim != nil:
+		spec.ReadOnly = spec.ReadOnly || v.PersistentVolumeClaim.ReadOnly
+		if v.PersistentVolumeClaim.ClaimName == "" {
+			refuse("persistentVolumeClaim", "needs a claimName")
+		}
+	case v.HostPath != nil:
+		switch ptr.Deref(v.HostPath.Type, corev1.HostPathUnset) {
+		case corev1.HostPathUnset, corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate:
+		default:
+			refuse("hostPath", "only directories can be mounted: its type must be Directory or DirectoryOrCreate")
+		}
+		if !path.IsAbs(v.HostPath.Path) {
+			refuse("hostPath", "needs an absolute path")
+		}
+	}
+	parsed, err := mount.Parse(spec)
+	if err == nil {
+		spec = parsed
+		_, err = mount.Expand(spec.SubPath, map[string]string{mount.SandboxID: "i", mount.ActorID: "i"}) // nobody is there yet to be a user
+	}
+	var bad mount.Faults
+	_ = errors.As(err, &bad)
+	m := mount.Mount{Spec: spec}
+	if spec.Kind == mount.KindPool { // whose readOnly and subPath hold whatever the sandbox tries; an annotation says so of the others
+		m.OwnerReadOnly, m.Enforced = spec.ReadOnly, spec.ReadOnly || strings.Contains(spec.SubPath, "${")
+	}
+	return m, append(faults, bad...)
+}
+
+// together is what is wrong with volumes beside each other and the template.
+func together(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume) (wrong []string) {
+	if len(all) == 0 {
+		return nil
+	}
+	if !slices.ContainsFunc(set.Spec.Runtimes, func(r v1alpha1.Runtime) bool { return v1alpha1.MountsVolumes(r.Name) }) {
+		wrong = append(wrong, fmt.Sprintf("volumes: nothing mounts them: spec.runtimes does not include %q", v1alpha1.RuntimeCSI))
+	}
+	policy, ms := mount.DefaultPolicy(), make([]mount.Mount, len(all))
+	policy.Reserved = reserved(set.Spec.Template.Spec.Containers)
+	for i, v := range all {
+		ms[i] = mount.Mount{Spec: v.Spec, Driver: mount.DriverPool}
+	}
+	var faults mount.Faults
+	_ = errors.As(policy.Admit(ms), &faults)
+	for _, line := range placed(faults) {
+		if !slices.Contains(wrong, line) {
+			wrong = append(wrong, line)
+		}
+	}
+	return wrong
+}
+
+// fields are the fields of a Spec by the names that they have in a set.
+var fields = map[mount.Field]string{
+	mount.FieldTarget: "mountPath", mount.FieldVolume: "persistentVolume.name", mount.FieldID: "name",
+}
+
+// placed are faults with their places among a set's volumes.
+func placed(faults mount.Faults) (out []string) {
+	for _, f := range faults {
+		out = append(out, fmt.Sprintf("volumes[%d].%s: %s", f.Index, cmp.Or(fields[f.Field], string(f.Field)), f.Reason))
+	}
+	return out
+}
+
+// Mounted are the volumes that the kubelet is to mount into the agent of each pod.
+func Mounted(volumes []v1alpha1.PoolVolume) (out []injector.Volume) {
+	for _, v := range volumes {
+		m, _ := poolMount(v)
+		if m.Kind != mount.KindPool {
+			continue
+		}
+		src := corev1.VolumeSource{HostPath: v.HostPath.DeepCopy(), NFS: v.NFS.DeepCopy(), PersistentVolumeClaim: v.PersistentVolumeClaim.DeepCopy()}
+		switch { // the kubelet's own mount refuses writes, too
+		case src.NFS != nil:
+			src.NFS.ReadOnly = m.ReadOnly
+		case src.PersistentVolumeClaim != nil:
+			src.PersistentVolumeClaim.ReadOnly = m.ReadOnly
+		}
+		out = append(out, injector.Volume{
+			Volume: corev1.Volume{Name: "sandgate-pool-" + v.Name, VolumeSource: src}, MountPath: mount.PoolDir + "/" + v.Name, ReadOnly: m.ReadOnly,
+		})
+	}
+	return out
+}
+
+// Asked are the mounts of a set's volumes as they are written into a new Sandbox: those that it has before it is claimed, or those that
+// come with its claim.
+func Asked(volumes []v1alpha1.PoolVolume, atClaim bool) (out []v1alpha1.Mount) {
+	for _, v := range volumes {
+		if (v.MountAt == v1alpha1.MountAtClaim) == atClaim {
+			m, _ := poolMount(v)
+			out = append(out, Mount(m.Spec))
+		}
+	}
+	return out
+}
+
+// Mount is a spec as a Sandbox has it.
+func Mount(s mount.Spec) v1alpha1.Mount {
+	return v1alpha1.Mount{
+		ID: s.ID, Kind: string(s.Kind), Volume: s.Volume, Path: s.Target, SubPath: s.SubPath, ReadOnly: s.ReadOnly, Container: s.Container,
+		AllowNonEmpty: s.AllowNonEmpty,
+	}
+}
+
+// Spec is one of a Sandbox's mounts as it is written there.
+func Spec(m v1alpha1.Mount) mount.Spec {
+	s := mount.Spec{
+		ID: m.ID, Kind: mount.Kind(m.Kind), Volume: m.Volume, SubPath: m.SubPath, Target: m.Path, ReadOnly: m.ReadOnly, Container: m.Container,
+		AllowNonEmpty: m.AllowNonEmpty,
+	}
+	if s.Kind == "PersistentVolume" {
+		s.Kind = ""
+	}
+	return s
+}
