@@ -304,9 +304,9 @@ func TestWhatCannotBeMadeIsNotMade(t *testing.T) {
 		"a runtime that the ConfigMap lacks": {func(s *v1alpha1.SandboxSet) { s.Spec.Runtimes = []v1alpha1.Runtime{{Name: "gpu"}} }, "InjectionNotConfigured", `"gpu"`},
 		"a template that breaks the walls":   {func(s *v1alpha1.SandboxSet) { s.Spec.Template.Spec.HostPID = true }, "InjectionImpossible", "hostPID"},
 		"a template without a container":     {func(s *v1alpha1.SandboxSet) { s.Spec.Template.Spec.Containers = nil }, "InvalidTemplate", "containers"},
-		"volumes of the pool": {func(s *v1alpha1.SandboxSet) {
-			s.Spec.Volumes = []v1alpha1.PoolVolume{{Name: "v", MountPath: "/v", PersistentVolume: &v1alpha1.PersistentVolumeSource{Name: "pv"}}}
-		}, "VolumesUnsupported", "spec.volumes"},
+		"a volume in a reserved place": {func(s *v1alpha1.SandboxSet) {
+			s.Spec.Volumes = []v1alpha1.PoolVolume{{Name: "v", MountPath: "/usr/v", PersistentVolume: &v1alpha1.PersistentVolumeSource{Name: "pv"}}}
+		}, "InvalidVolumes", "spec.volumes[0].mountPath"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := w.set("pool-"+strings.ToLower(c.reason), 2, c.change)

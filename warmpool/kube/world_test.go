@@ -35,6 +35,7 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/kube"
 	"github.com/sandgate-dev/sandgate/warmpool/kube/keyring"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
 )
 
@@ -173,7 +174,9 @@ func stockOf(set *v1alpha1.SandboxSet) *v1alpha1.Sandbox {
 				APIVersion: v1alpha1.GroupVersion.String(), Kind: "SandboxSet", Name: set.Name, UID: set.UID, Controller: ptr.To(true),
 			}},
 		},
-		Spec: v1alpha1.SandboxSpec{Runtimes: set.Spec.Runtimes, Template: set.Spec.Template.DeepCopy()},
+		Spec: v1alpha1.SandboxSpec{
+			Runtimes: set.Spec.Runtimes, Template: set.Spec.Template.DeepCopy(), Volumes: set.Spec.Volumes, Mounts: template.Asked(set.Spec.Volumes, false),
+		},
 	}
 }
 
@@ -194,6 +197,11 @@ func (w *world) makeReady(ctx context.Context, sb *v1alpha1.Sandbox) {
 		s.Status.Conditions = []metav1.Condition{{
 			Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Ready", LastTransitionTime: metav1.Now(),
 		}}
+		for _, m := range s.Spec.Mounts {
+			if s.Spec.Claim == nil {
+				s.Status.Mounts = append(s.Status.Mounts, v1alpha1.MountStatus{ID: m.ID, Path: m.Path, VolumeHandle: "pool/" + m.Volume, Phase: "Mounted"})
+			}
+		}
 		if change := w.outcome.Load(); change != nil {
 			(*change)(s)
 		}

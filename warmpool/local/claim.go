@@ -102,7 +102,7 @@ func (b *Backend) room() int {
 func (b *Backend) assign(s *sandbox, c warmpool.Claim) {
 	now := b.cfg.Clock.Now()
 	s.State, s.Nonce, s.Principal = warmpool.Claimed, string(warmpool.NewID()), c.Principal
-	s.Metadata, s.Mounts, s.Timeout = clone(c.Metadata), slices.Clone(c.Mounts), c.Timeout
+	s.Metadata, s.Mounts, s.Timeout = clone(c.Metadata), slices.Concat(s.Mounts, atClaim(s.Volumes), c.Mounts), c.Timeout
 	s.StartedAt, s.EndAt = now, now.Add(b.cfg.Grace)
 	s.Internet = s.box.Uplink().PID != 0 && (c.AllowInternet == nil || *c.AllowInternet)
 }

@@ -231,6 +231,7 @@ func begin(t *testing.T, f *fake, change func(*Pool), sets ...v1alpha1.SandboxSe
 	}
 	b, err := newBackend(cfg, slog.New(slog.NewTextHandler(io.Discard, nil)), f, []byte("key"), machineSize{2, 1024}, "made", "0.6.0")
 	require.NoError(t, err)
+	b.drivers = map[string]node.Driver{mount.DriverTmpfs: nil} // known by name
 	w.Backend = b
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

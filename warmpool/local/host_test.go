@@ -24,6 +24,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
@@ -100,10 +101,11 @@ func aReal(name string, replicas int32) v1alpha1.SandboxSet {
 
 func realConfig(state, bin string, sets ...v1alpha1.SandboxSet) Config {
 	self, _ := os.Executable()
+	host, _ := hostpath.New(hostpath.Config{Prefixes: []string{os.TempDir()}})
 	return Config{
-		Pool:  Pool{Sets: func() []v1alpha1.SandboxSet { return sets }, Max: 12},
+		Pool:  Pool{Sets: func() []v1alpha1.SandboxSet { return sets }, Max: 12, Reader: warmpooltest.Volumes{}},
 		State: state, Envd: filepath.Join(bin, "envd"), Starter: filepath.Join(bin, "starter"), EnvdVersion: "0.6.0",
-		Drivers: map[string]node.Driver{mount.DriverTmpfs: &tmpfs.Driver{}}, Policy: mount.DefaultPolicy(),
+		Drivers: map[string]node.Driver{mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host}, Policy: mount.DefaultPolicy(),
 		Probe: &probe.Prober{Command: []string{self, probeArgument}},
 		Log:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
@@ -233,7 +235,7 @@ func scratch(target string) mount.Mount {
 
 func TestContainersPassTheContract(t *testing.T) {
 	warmpooltest.Run(t, func(t *testing.T) warmpooltest.Backend {
-		return capped{onThisMachine(t, aReal("base", 2)).Backend}
+		return capped{onThisMachine(t, aReal("base", 2), furnished(aReal("furnished", 0), hostDir(t))).Backend}
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/sandgate-dev/sandgate/injector/envd/initialize"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
 // Pool are the settings of the pools. Zero values stand for the defaults named.
@@ -36,6 +37,10 @@ type Pool struct {
 	Grace time.Duration
 	// MakeTimeout and EndTimeout bound the making and the ending of one sandbox; 30 s and 20 s.
 	MakeTimeout, EndTimeout time.Duration
+	// Reader brings what the volumes of pools are made of; sets that name claims or PersistentVolumes need it. Default is for those that name
+	// nobody; volume.Unbound when empty.
+	Reader  volume.Reader
+	Default volume.Default
 	// Clock is the real one when nil.
 	Clock clock.WithTicker
 }
@@ -201,7 +206,8 @@ func (b *Backend) Templates(ctx context.Context) ([]warmpool.Template, error) {
 func (b *Backend) template(p *pool) warmpool.Template {
 	t := warmpool.Template{
 		Name: p.name, Aliases: slices.Clone(p.aliases), Runtimes: slices.Clone(p.runtimes), Resources: p.resources, Owner: p.owner,
-		Containers: containersOf(p.names, p.limits.Memory), Reserved: slices.Clone(p.reserved), Desired: p.replicas, Ready: len(p.stock),
+		Containers: containersOf(p.names, p.limits.Memory), Reserved: slices.Clone(p.reserved), Desired: p.replicas,
+		Namespace: p.namespace, Volumes: volumesOf(p.volumes), Ready: len(p.stock),
 		CreatedAt: p.created, UpdatedAt: p.updated, EnvdVersion: b.version, Reason: p.reason,
 	}
 	for _, s := range b.sandboxes {
@@ -257,6 +263,7 @@ func (b *Backend) madeFrom(r record) warmpool.Template {
 	t := warmpool.Template{
 		Name: r.Template, Aliases: slices.Clone(r.Aliases), Resources: r.Resources, EnvdVersion: b.version,
 		Runtimes: r.Runtimes, Containers: containersOf(r.Containers, r.MemoryLimit), Reserved: r.Reserved, Owner: r.Owner,
+		Namespace: r.Namespace, Volumes: volumesOf(r.Volumes),
 	}
 	if p := b.pools[r.Template]; p != nil && len(r.Containers) == 0 {
 		t.Runtimes, t.Containers, t.Reserved, t.Owner = p.runtimes, containersOf(p.names, p.limits.Memory), p.reserved, p.owner

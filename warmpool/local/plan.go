@@ -17,6 +17,7 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/local/container"
 	"github.com/sandgate-dev/sandgate/warmpool/local/rootfs"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 // Network is what a pool's sandboxes can reach.
@@ -45,6 +46,8 @@ type plan struct {
 	reserved  []string
 	env       map[string]string
 	image     string
+	namespace string
+	volumes   []v1alpha1.PoolVolume
 	revision  string // changes when sandboxes made before are not what the set asks for now
 	created   time.Time
 	patient   bool // nobody waits for it
@@ -67,11 +70,15 @@ func planOf(set v1alpha1.SandboxSet, size machineSize, made string) (plan, error
 	default:
 		return plan{}, fmt.Errorf("SandboxSet %s: annotation %s is %q; expected none or pasta", set.Name, v1alpha1.AnnotationNetwork, network)
 	}
+	if _, err := template.Volumes(&set); err != nil {
+		return plan{}, fmt.Errorf("SandboxSet %s: spec.%w", set.Name, err)
+	}
 	first := containers[0]
 	p := plan{
 		name: set.Name, aliases: commas(set.Annotations[v1alpha1.AnnotationAliases]), replicas: max(0, int(set.Spec.Replicas)),
 		network: network, limits: limitsOf(first), owner: ownerOf(set.Spec.Template.Spec, first),
 		reserved: []string{"/.sandgate"}, env: map[string]string{}, image: first.Image, created: set.CreationTimestamp.Time,
+		namespace: set.Namespace, volumes: set.Spec.Volumes,
 	}
 	for _, r := range set.Spec.Runtimes {
 		p.runtimes = append(p.runtimes, r.Name)
@@ -140,7 +147,8 @@ func revisionOf(set v1alpha1.SandboxSet, network Network, made string) string {
 		Template corev1.PodTemplateSpec
 		Network  Network
 		Made     string
-	}{set.Spec.Template, network, made})
+		Volumes  []v1alpha1.PoolVolume `json:",omitempty"`
+	}{set.Spec.Template, network, made, set.Spec.Volumes})
 	if err != nil {
 		text = []byte(err.Error())
 	}

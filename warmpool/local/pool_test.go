@@ -16,7 +16,7 @@ import (
 
 func TestThePoolPassesTheContractOnAMachineInMemory(t *testing.T) {
 	warmpooltest.Run(t, func(t *testing.T) warmpooltest.Backend {
-		w := begin(t, newFake(), func(p *Pool) { p.Max = 12 }, aSet("base", 3))
+		w := begin(t, newFake(), func(p *Pool) { p.Max, p.Reader = 12, warmpooltest.Volumes{} }, aSet("base", 3), furnished(aSet("furnished", 0), "/srv"))
 		// The contract waits in real time.
 		done := make(chan struct{})
 		var wg sync.WaitGroup

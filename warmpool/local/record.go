@@ -9,6 +9,7 @@ import (
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
 // record is what is kept of a sandbox across a restart of this process: never a token, a secret or the value of a variable.
@@ -19,11 +20,13 @@ type record struct {
 	Revision  string             `json:"revision"`
 	Resources warmpool.Resources `json:"resources"`
 	// What it was made from, as far as it matters to what can be mounted. Containers is empty in records of earlier versions.
-	Runtimes    []string    `json:"runtimes,omitempty"`
-	Containers  []string    `json:"containers,omitempty"`
-	MemoryLimit int64       `json:"memoryLimit,omitempty"` // bytes
-	Reserved    []string    `json:"reserved,omitempty"`
-	Owner       mount.Owner `json:"owner,omitzero"`
+	Runtimes    []string              `json:"runtimes,omitempty"`
+	Containers  []string              `json:"containers,omitempty"`
+	MemoryLimit int64                 `json:"memoryLimit,omitempty"` // bytes
+	Reserved    []string              `json:"reserved,omitempty"`
+	Owner       mount.Owner           `json:"owner,omitzero"`
+	Namespace   string                `json:"namespace,omitempty"`
+	Volumes     []v1alpha1.PoolVolume `json:"volumes,omitempty"`
 
 	State     warmpool.State       `json:"state"`
 	Process   mount.Process        `json:"process"` // the container's first

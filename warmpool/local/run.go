@@ -248,9 +248,13 @@ func (b *Backend) bringUp(ctx context.Context, id warmpool.ID, p plan) (*sandbox
 	s := &sandbox{box: made, made: b.cfg.Clock.Now(), dying: make(chan struct{}), ended: make(chan struct{}), record: record{
 		ID: id, Template: p.name, Aliases: p.aliases, Revision: p.revision, Resources: p.resources, State: warmpool.Available,
 		Runtimes: p.runtimes, Containers: p.names, MemoryLimit: p.limits.Memory, Reserved: p.reserved, Owner: p.owner,
-		Process: made.Process(), Uplink: made.Uplink(),
+		Namespace: p.namespace, Volumes: p.volumes, Process: made.Process(), Uplink: made.Uplink(),
 	}}
-	if err := b.machine.Save(s.record); err != nil {
+	err = b.furnish(ctx, s)
+	if err == nil {
+		err = b.machine.Save(s.record)
+	}
+	if err != nil {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.cfg.EndTimeout)
 		defer cancel()
 		return nil, errors.Join(err, made.End(end))

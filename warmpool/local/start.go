@@ -111,7 +111,9 @@ func (b *Backend) started(s *sandbox, st warmpool.Start) (warmpool.Sandbox, erro
 	}
 	now := b.cfg.Clock.Now()
 	s.State, s.EndAt, s.looked = warmpool.Running, now.Add(s.Timeout), now
-	s.Mounted = map[string]time.Time{}
+	had := s.Mounted
+	s.Mounted = make(map[string]time.Time, len(had)+len(st.Mounts))
+	maps.Copy(s.Mounted, had)
 	s.Mounts = slices.Clone(s.Mounts)
 	for _, m := range st.Mounts {
 		s.Mounted[m.ID] = now

@@ -20,16 +20,16 @@ import (
 // Volumes are a set's volumes as its sandboxes have them where a kubelet mounts them into the agent. An error names everything that is
 // wrong with them, by their fields in spec.
 func Volumes(set *v1alpha1.SandboxSet) ([]warmpool.PoolVolume, error) {
-	out := make([]warmpool.PoolVolume, len(set.Spec.Volumes))
+	var out []warmpool.PoolVolume
 	var wrong []string
 	for i, v := range set.Spec.Volumes {
-		m, faults := poolMount(v)
+		m, faults := Volume(v)
 		wrong = append(wrong, placed(faults.At(i))...)
-		out[i] = warmpool.PoolVolume{Mount: m, AtClaim: v.MountAt == v1alpha1.MountAtClaim}
 		if m.Kind == mount.KindPool {
-			out[i].Driver, out[i].VolumeHandle = mount.DriverPool, "pool/"+v.Name
-			out[i].Attributes, out[i].AccessMode = map[string]string{"path": mount.PoolDir + "/" + v.Name}, mount.ReadWriteMany
+			m.Driver, m.VolumeHandle = mount.DriverPool, "pool/"+v.Name
+			m.Attributes, m.AccessMode = map[string]string{"path": mount.PoolDir + "/" + v.Name}, mount.ReadWriteMany
 		}
+		out = append(out, warmpool.PoolVolume{Mount: m, AtClaim: v.MountAt == v1alpha1.MountAtClaim})
 	}
 	if wrong = append(wrong, together(set, out)...); len(wrong) > 0 {
 		return nil, errors.New(strings.Join(wrong, "; "))
@@ -37,12 +37,16 @@ func Volumes(set *v1alpha1.SandboxSet) ([]warmpool.PoolVolume, error) {
 	return out, nil
 }
 
-// poolMount is what is asked for in each sandbox, with what holds wherever it is mounted.
-func poolMount(v v1alpha1.PoolVolume) (mount.Mount, mount.Faults) {
+// Volume is what is asked for in each sandbox, with what holds wherever it is mounted: a mount without a driver. The faults are those of the
+// volume by itself, with index 0.
+func Volume(v v1alpha1.PoolVolume) (mount.Mount, mount.Faults) {
 	spec := mount.Spec{ID: v.Name, Kind: mount.KindPool, Volume: v.Name, SubPath: v.SubPath, Target: v.MountPath, ReadOnly: v.ReadOnly}
 	var faults mount.Faults
 	refuse := func(field mount.Field, reason string) {
 		faults = append(faults, mount.Fault{Field: field, Reason: reason})
+	}
+	if sources(v) != 1 {
+		refuse("source", "give exactly one of nfs, persistentVolumeClaim, hostPath and persistentVolume")
 	}
 	switch {
 	case v.PersistentVolume != nil:
@@ -79,6 +83,16 @@ func poolMount(v v1alpha1.PoolVolume) (mount.Mount, mount.Faults) {
 		m.OwnerReadOnly, m.Enforced = spec.ReadOnly, spec.ReadOnly || strings.Contains(spec.SubPath, "${")
 	}
 	return m, append(faults, bad...)
+}
+
+// sources counts the sources that are set.
+func sources(v v1alpha1.PoolVolume) (n int) {
+	for _, set := range []bool{v.NFS != nil, v.PersistentVolumeClaim != nil, v.HostPath != nil, v.PersistentVolume != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // together is what is wrong with volumes beside each other and the template.
@@ -120,7 +134,7 @@ func placed(faults mount.Faults) (out []string) {
 // Mounted are the volumes that the kubelet is to mount into the agent of each pod.
 func Mounted(volumes []v1alpha1.PoolVolume) (out []injector.Volume) {
 	for _, v := range volumes {
-		m, _ := poolMount(v)
+		m, _ := Volume(v)
 		if m.Kind != mount.KindPool {
 			continue
 		}
@@ -143,7 +157,7 @@ func Mounted(volumes []v1alpha1.PoolVolume) (out []injector.Volume) {
 func Asked(volumes []v1alpha1.PoolVolume, atClaim bool) (out []v1alpha1.Mount) {
 	for _, v := range volumes {
 		if (v.MountAt == v1alpha1.MountAtClaim) == atClaim {
-			m, _ := poolMount(v)
+			m, _ := Volume(v)
 			out = append(out, Mount(m.Spec))
 		}
 	}

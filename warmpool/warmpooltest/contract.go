@@ -36,7 +36,8 @@ type bounded interface{ Capacity(template string) int }
 const patience = 60 * time.Second
 
 // Run holds a backend to the contract. Each test gets a fresh backend from make, whose first template has an alias and at
-// least two sandboxes of stock to come; make registers the clean-up.
+// least two sandboxes of stock to come, and another one two volumes: one that is there before a claim, and one that comes with it. make
+// registers the clean-up.
 func Run(t *testing.T, makeBackend func(t *testing.T) Backend) {
 	t.Helper()
 	for _, c := range contract {
@@ -71,6 +72,7 @@ var contract = []struct {
 	{"a volume comes to a running sandbox and goes again", mountsChange},
 	{"the same mount at once is one mount", mountedAtOnce},
 	{"only a running sandbox's mounts change", mountsOfTheRunning},
+	{"a pool's volumes are there, or come with the claim", poolVolumes},
 	{"a claim beyond capacity is exhausted", exhausted},
 	{"a cancelled claim takes nothing", cancelledClaim},
 }

@@ -154,6 +154,13 @@ func (m *Memory) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox,
 		Resources: t.Resources, EnvdVersion: t.EnvdVersion, AllowInternet: c.AllowInternet == nil || *c.AllowInternet,
 		MadeFrom: copyTemplate(*t),
 	}
+	for _, v := range t.Volumes {
+		st := warmpool.MountStatus{Spec: v.Spec, Phase: warmpool.MountReady, MountedAt: now}
+		if v.AtClaim {
+			st = warmpool.MountStatus{Spec: v.Spec, Phase: warmpool.MountPending}
+		}
+		s.Mounts = append(s.Mounts, st)
+	}
 	for _, spec := range c.Mounts {
 		s.Mounts = append(s.Mounts, warmpool.MountStatus{Spec: spec, Phase: warmpool.MountPending})
 	}
@@ -314,5 +321,6 @@ func copySandbox(s warmpool.Sandbox) warmpool.Sandbox {
 func copyTemplate(t warmpool.Template) warmpool.Template {
 	t.Aliases, t.Runtimes = slices.Clone(t.Aliases), slices.Clone(t.Runtimes)
 	t.Containers, t.Reserved = slices.Clone(t.Containers), slices.Clone(t.Reserved)
+	t.Volumes = slices.Clone(t.Volumes)
 	return t
 }

@@ -25,7 +25,9 @@ func template() warmpool.Template {
 
 func TestMemoryKeepsTheContract(t *testing.T) {
 	warmpooltest.Run(t, func(*testing.T) warmpooltest.Backend {
-		return warmpooltest.NewMemory(clock.RealClock{}, template())
+		furnished := template()
+		furnished.Name, furnished.Aliases, furnished.Volumes = "furnished", nil, warmpooltest.PoolVolumes()
+		return warmpooltest.NewMemory(clock.RealClock{}, template(), furnished)
 	})
 }
 

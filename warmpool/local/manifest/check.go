@@ -90,7 +90,20 @@ func checkSet(set *v1alpha1.SandboxSet) []problem {
 		}
 	}
 	out = append(out, checkContainers(set)...)
+	for i, v := range set.Spec.Volumes {
+		field := fmt.Sprintf("spec.volumes[%d]", i)
+		switch {
+		case len(v.Name) > 49 || len(validation.IsDNS1123Label(v.Name)) > 0:
+			bad(field+".name", "want lowercase letters, digits and - (at most 49)")
+		case v.MountAt != "" && v.MountAt != v1alpha1.MountAtReady && v.MountAt != v1alpha1.MountAtClaim:
+			bad(field+".mountAt", "want %s or %s", v1alpha1.MountAtReady, v1alpha1.MountAtClaim)
+		}
+	}
 	if len(out) == 0 {
+		if _, err := template.Volumes(set); err != nil {
+			bad("spec.volumes", "%v", err)
+			return out
+		}
 		if _, err := template.Of(set); err != nil {
 			bad("spec.template.spec", "%v", err)
 		}

@@ -18,7 +18,6 @@ var clusterFields = []elsewhere{
 	{field: "spec.scaleStrategy"},  // how fast a cluster fills a pool
 	{field: "spec.updateStrategy"}, // how fast it replaces old stock
 	{field: "spec.templateRef", refused: "is not supported on one machine; write the pod out under spec.template"},
-	{field: "spec.volumes", refused: "is not supported on one machine; name volumes in the create request"},
 	{field: "spec.volumeClaimTemplates", refused: "is not supported on one machine: nothing makes volumes here; name PersistentVolumes in the create request"},
 	{field: "spec.persistentContents", refused: "is not supported on one machine, where sandboxes cannot be paused"},
 }

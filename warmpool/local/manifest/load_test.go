@@ -135,7 +135,15 @@ func TestFaultsNameFileLineAndField(t *testing.T) {
 		{"a field in another case", set("replicas", "Replicas"), "f.yaml:5: SandboxSet/base: spec.Replicas: unknown field"},
 		{"a pod by reference", set("replicas: 2", "templateRef: {name: x}"), "f.yaml:5: SandboxSet/base: spec.templateRef: is not supported on one machine; write"},
 		{"claims for each sandbox", set("replicas: 2", "volumeClaimTemplates: []"), "f.yaml:5: SandboxSet/base: spec.volumeClaimTemplates: is not supported"},
-		{"volumes of the set", set("replicas: 2", "volumes: [{name: a}]"), "spec.volumes: is not supported"},
+		{"a volume of the set without a source", set("replicas: 2", "runtimes: [{name: csi}]\n  volumes: [{name: a, mountPath: /a}]"), "give exactly one of nfs"},
+		{
+			"a volume of the set in a reserved place",
+			set("replicas: 2", "runtimes: [{name: csi}]\n  volumes: [{name: a, mountPath: /etc/a, hostPath: {path: /srv}}]"), "must not be below /etc",
+		},
+		{
+			"a volume of the set at an unknown time",
+			set("replicas: 2", "volumes: [{name: a, mountPath: /a, mountAt: Later, hostPath: {path: /srv}}]"), "spec.volumes[0].mountAt: want Ready or Claim",
+		},
 		{"what survives a pause", set("replicas: 2", "persistentContents: [ip]"), "spec.persistentContents: is not supported"},
 		{"a list without items", "apiVersion: v1\nkind: List\nitem: []\n", "f.yaml:1: items: a List wants items"},
 		{"a list in a list", "kind: List\nitems: [{kind: List, items: []}]\n", "f.yaml:2: kind: want one of"},

@@ -113,7 +113,7 @@ func TestTheContractsManifestsLoadUnchanged(t *testing.T) {
 	tmpl, err := template.Of(&sets[0])
 	require.NoError(t, err)
 	require.Equal(t, warmpool.Template{
-		Name: "code-interpreter-inject-test", Runtimes: []string{"csi", "agent-runtime"}, Containers: []warmpool.Container{{Name: "sandbox", Mounts: true, Memory: 1 << 30}},
+		Name: "code-interpreter-inject-test", Namespace: "default", Runtimes: []string{"csi", "agent-runtime"}, Containers: []warmpool.Container{{Name: "sandbox", Mounts: true, Memory: 1 << 30}},
 		Resources: warmpool.Resources{CPUCount: 1, MemoryMB: 1024}, Owner: mount.Owner{UID: 1000, GID: 1000}, Desired: 4,
 	}, tmpl)
 
