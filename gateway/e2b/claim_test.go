@@ -16,6 +16,7 @@ import (
 
 const (
 	volumeName   = "e2b.agents.kruise.io/csi-volume-name"
+	claimName    = "e2b.agents.kruise.io/csi-pvc-name"
 	mountPoint   = "e2b.agents.kruise.io/csi-mount-point"
 	subPath      = "e2b.agents.kruise.io/csi-subpath"
 	volumeConfig = "e2b.agents.kruise.io/csi-volume-config"
@@ -86,6 +87,13 @@ var refusals = []struct {
 	{"a key of the family in another case", with("E2B.agents.kruise.io/CSI-volume-name", "scratch", mountPoint, "/data"), 400, []string{"CSI-volume-name", "is not a key"}},
 	{"an unknown volume", with(volumeName, "none", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
 	{"somebody's volume", with(volumeName, "somebodys", mountPoint, "/data"), 400, []string{"csi-volume-name"}},
+	{"an unknown claim", with(claimName, "none", mountPoint, "/data"), 400, []string{"csi-pvc-name: no PersistentVolumeClaim of that name that you may mount"}},
+	{"a claim without a mount point", with(claimName, "work"), 400, []string{"csi-pvc-name", mountPoint}},
+	{"a claim beside a volume", with(volumeName, "scratch", claimName, "work", mountPoint, "/data"), 400, []string{"csi-volume-name: names a volume beside csi-pvc-name"}},
+	{"an unknown claim in a config", config(`[{"pvcName":"none","mountPath":"/data"}]`), 400, []string{"csi-volume-config[0].pvcName: no PersistentVolumeClaim"}},
+	{"a claim beside a volume in a config", config(`[{"pvcName":"none","pvName":"scratch","mountPath":"/data"}]`), 400, []string{
+		"csi-volume-config[0].pvName: names a volume beside pvcName",
+	}},
 	{"an unknown driver", with(volumeName, "foreign-drv", mountPoint, "/data"), 400, []string{"csi-volume-name", "driver"}},
 	{"a volume whose Secret is missing", with(volumeName, "no-secret", mountPoint, "/data"), 400, []string{"csi-volume-name", "ecret"}},
 	{"a source that sandboxes cannot mount", with(volumeName, "iscsi", mountPoint, "/data"), 400, []string{"csi-volume-name", "iscsi"}},

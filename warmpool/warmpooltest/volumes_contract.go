@@ -14,7 +14,9 @@ import (
 func poolVolumes(ctx context.Context, t *testing.T, b Backend, _ warmpool.Template) {
 	all, err := b.Templates(ctx)
 	require.NoError(t, err)
-	i := slices.IndexFunc(all, func(t warmpool.Template) bool { return len(t.Volumes) == 2 && t.Volumes[0].AtClaim != t.Volumes[1].AtClaim })
+	i := slices.IndexFunc(all, func(t warmpool.Template) bool {
+		return len(t.Volumes) == 2 && t.Volumes[0].AtClaim != t.Volumes[1].AtClaim
+	})
 	require.GreaterOrEqual(t, i, 0, "the contract needs a template with a volume of each time")
 	early, late := all[i].Volumes[0], all[i].Volumes[1]
 	if early.AtClaim {

@@ -1,0 +1,91 @@
+package gateway_test
+
+import (
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	testclock "k8s.io/utils/clock/testing"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/gateway"
+	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest"
+)
+
+// furnished is a world whose pool brings volumes of its own: those of the contract, and what else is given.
+func furnished(t *testing.T, more ...warmpool.PoolVolume) world {
+	t.Helper()
+	clk := testclock.NewFakePassiveClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	pool := warmpooltest.NewMemory(clk, warmpool.Template{
+		Name: "base", Runtimes: []string{"csi"}, Containers: []warmpool.Container{{Name: "main", Mounts: true}}, Desired: 2, EnvdVersion: "0.6.0",
+		Volumes: append(warmpooltest.PoolVolumes(), more...),
+	})
+	red := warmpooltest.TmpfsVolume("red")
+	red.Annotations = map[string]string{"sandgate.dev/teams": "red"}
+	s, err := gateway.New(gateway.Config{
+		Backend: pool, Reader: warmpooltest.Volumes{"scratch": warmpooltest.TmpfsVolume("scratch"), "red": red},
+		Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: clk, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	require.NoError(t, err)
+	return world{s, pool, clk}
+}
+
+func TestASandboxGetsTheVolumesOfItsPool(t *testing.T) {
+	w := furnished(t, warmpool.PoolVolume{Mount: mount.Mount{Spec: mount.Spec{ID: "mine", Volume: "scratch", SubPath: "${SANDBOX_ID}", Target: "/mine"}}, AtClaim: true})
+	sb, err := w.Create(t.Context(), claim(mount.Spec{Volume: "scratch", Target: "/data"}))
+	require.NoError(t, err)
+	var targets []string
+	for _, m := range sb.Mounts {
+		targets = append(targets, m.Target)
+	}
+	require.ElementsMatch(t, []string{"/shared", "/work", "/mine", "/data"}, targets)
+	published := w.pool.Started(sb.ID).Mounts
+	require.Len(t, published, 3, "what is there already is not published again")
+	require.Equal(t, mount.DriverPool, published[0].Driver)
+	require.Equal(t, mount.DriverTmpfs, published[1].Driver)
+	require.Equal(t, string(sb.ID), published[1].SubPath)
+}
+
+func TestAClaimsMountsLeaveThePoolsVolumesTheirPlaces(t *testing.T) {
+	w := furnished(t)
+	for target, want := range map[string]string{
+		"/shared": "is the target of another mount too", "/work/in": "lies inside /work", "/shared/x": "lies inside /shared",
+	} {
+		_, err := w.Create(t.Context(), claim(mount.Spec{Volume: "scratch", Target: target}))
+		require.Equal(t, warmpool.Invalid, warmpool.CodeOf(err))
+		var faults mount.Faults
+		require.ErrorAs(t, err, &faults)
+		require.Equal(t, 0, faults[0].Index, "it is the claim's own place")
+		require.ErrorContains(t, err, want)
+	}
+	require.Zero(t, w.pool.Claimed())
+}
+
+func TestAPoolsPersistentVolumeIsForThoseWhoMayMountIt(t *testing.T) {
+	w := furnished(t, warmpool.PoolVolume{Mount: mount.Mount{Spec: mount.Spec{ID: "theirs", Volume: "red", Target: "/theirs"}}, AtClaim: true})
+	_, err := w.Create(t.Context(), claim())
+	require.Equal(t, warmpool.Invalid, warmpool.CodeOf(err))
+	require.ErrorContains(t, err, "brings volume 'theirs' at /theirs, which you cannot have")
+	require.Zero(t, w.pool.Claimed())
+	c := claim()
+	c.Principal.Team = "red"
+	_, err = w.Create(t.Context(), c)
+	require.NoError(t, err)
+}
+
+func TestTheVolumesOfAPoolComeAndGoOnALivingSandbox(t *testing.T) {
+	w := furnished(t)
+	sb, err := w.Create(t.Context(), claim())
+	require.NoError(t, err)
+	spec := claim(mount.Spec{Volume: "scratch", Target: "/shared"}).Mounts[0]
+	_, _, err = w.Mount(t.Context(), alice, sb.ID, spec)
+	require.Equal(t, warmpool.Conflict, warmpool.CodeOf(err))
+	_, err = w.Unmount(t.Context(), alice, sb.ID, "shared", false)
+	require.NoError(t, err)
+	_, made, err := w.Mount(t.Context(), alice, sb.ID, spec)
+	require.NoError(t, err)
+	require.True(t, made)
+}
