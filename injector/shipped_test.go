@@ -100,7 +100,7 @@ func TestAnAgentOnADriversImageCanBeInjected(t *testing.T) {
 			require.Equal(t, "registry.k8s.io/sig-storage/smbplugin:v1.20.1", s.Image)
 			require.Equal(t, []string{"/sandgate/csiagent", "serve"}, s.Command)
 			require.Equal(t, []string{
-				"-plugin=smb.csi.k8s.io", "-plugin-context=csi.storage.k8s.io/pod.uid=$(POD_UID)", "--", "/smbplugin", "--endpoint=$(CSI_ENDPOINT)",
+				"-containers=sandbox", "-clients=/clients/clients.sock", "-plugin=smb.csi.k8s.io", "-plugin-context=csi.storage.k8s.io/pod.uid=$(POD_UID)", "--", "/smbplugin", "--endpoint=$(CSI_ENDPOINT)",
 				"--nodeid=$(NODE_NAME)",
 			}, s.Args)
 		}
@@ -112,8 +112,8 @@ func TestAnAgentOnADriversImageCanBeInjected(t *testing.T) {
 
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-// What signs in to roles is in the agent's container and in no other.
-func TestATokenForRolesIsTheAgentsAlone(t *testing.T) {
+// What signs in to roles is in the container of the FUSE clients and in no other.
+func TestATokenForRolesIsTheClientsAlone(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), helm(t), "template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0",
 		"--show-only", "templates/injection.yaml", "--set", "agent.oss.sts=https://sts.example.com/x,agent.oss.audience=buckets,agent.oss.expirationSeconds=900")
 	out, err := cmd.CombinedOutput()
@@ -138,7 +138,7 @@ func TestATokenForRolesIsTheAgentsAlone(t *testing.T) {
 			require.Subset(t, container.Args, []string{"-oss-sts=https://sts.example.com/x", "-oss-token=" + dir + "/token"})
 		}
 	}
-	require.Equal(t, []string{"sandgate-csiagent"}, holders)
+	require.Equal(t, []string{"sandgate-clients"}, holders)
 
 	curious := pod(t, plain)
 	curious.Spec.Containers[0].VolumeMounts = append(curious.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: "/t"})

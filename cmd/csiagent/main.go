@@ -25,6 +25,7 @@ const (
 const usage = `The agent in a sandbox's pod.
 
   csiagent serve         take the sandbox's mount namespace and mount volumes into it
+  csiagent clients       start object stores' FUSE clients for the agent in the container beside this one
   csiagent install DIR [PROGRAM...]
                          put the starter, or these programs of this image, into DIR
   csiagent fuse-device   give /dev/fuse to agents, as a device plugin of the kubelet
@@ -43,11 +44,13 @@ func main() {
 func command(args []string) error {
 	if len(args) == 0 {
 		fmt.Fprint(os.Stderr, usage)
-		return errors.New("expected a command: serve, install, fuse-device or version")
+		return errors.New("expected a command: serve, clients, install, fuse-device or version")
 	}
 	switch args[0] {
 	case "serve":
 		return serveCommand(args[1:])
+	case "clients":
+		return clientsCommand(args[1:])
 	case "install":
 		switch len(args) {
 		case 1:
@@ -66,7 +69,7 @@ func command(args []string) error {
 	case nasCommand:
 		os.Exit(nas.Main())
 	}
-	return fmt.Errorf("unknown command %q: expected serve, install, fuse-device or version", args[0])
+	return fmt.Errorf("unknown command %q: expected serve, clients, install, fuse-device or version", args[0])
 }
 
 func serveCommand(args []string) error {
@@ -79,11 +82,10 @@ func serveCommand(args []string) error {
 	fs.StringVar(&cfg.State, "state", "/var/lib/sandgate-agent", "directory of the journal, in memory")
 	fs.StringVar(&cfg.Identity, "identity", "/identity", "directory with tls.crt, tls.key and ca.crt")
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
-	boot.Endpoints(fs, &cfg.Endpoints)
+	cfg.bucketFlags(fs)
+	fs.StringVar(&cfg.Clients, "clients", "", "socket of csiagent clients, which starts FUSE clients (default none: they are started here, and end with this container)")
 	fs.BoolVar(&cfg.NASFence, "nas-fence", false, "keep the sandbox from NFS servers in the pod's network namespace (needs NET_ADMIN)")
 	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "without a fence, mount NFS volumes that their owner restricts all the same")
-	fs.StringVar(&cfg.OSS.Endpoint, "oss-sts", "", "https URL of the service that exchanges a service account's token, for buckets with authType rrsa (default none)")
-	fs.StringVar(&cfg.OSS.TokenFile, "oss-token", "", "file of the projected service account token for it (default none)")
 	fs.StringVar(&cfg.Plugin.Name, "plugin", "", "name of the CSI driver whose node plugin is started as a child: its program and arguments follow after --, in which $(CSI_ENDPOINT) is its socket")
 	fs.Func("plugin-context", "key=value for the volume context of the plugin's volumes; may be given several times", cfg.Plugin.context)
 	format := fs.String("log-format", "json", "text or json")
@@ -100,6 +102,13 @@ func serveCommand(args []string) error {
 		return err
 	}
 	return serve(cfg, log)
+}
+
+// bucketFlags are those of whoever starts FUSE clients.
+func (cfg *config) bucketFlags(fs *flag.FlagSet) {
+	boot.Endpoints(fs, &cfg.Endpoints)
+	fs.StringVar(&cfg.OSS.Endpoint, "oss-sts", "", "https URL of the service that exchanges a service account's token, for buckets with authType rrsa (default none)")
+	fs.StringVar(&cfg.OSS.TokenFile, "oss-token", "", "file of the projected service account token for it (default none)")
 }
 
 func fuseDeviceCommand(args []string) error {

@@ -29,6 +29,7 @@ type config struct {
 	Endpoints                       mount.Guard
 	NASFence, NASUnfenced           bool
 	OSS                             oss.OIDC
+	Clients                         string
 	Plugin                          pluginConfig
 }
 
@@ -116,7 +117,7 @@ func newNode(cfg config, boxes *containers, foreign *plugin, log *slog.Logger) (
 		return nil, err
 	}
 	drivers := map[string]node.Driver{
-		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: bucket(cfg, log), mount.DriverNAS: nfs,
+		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: buckets(cfg, log), mount.DriverNAS: nfs,
 		mount.DriverPool: pool,
 	}
 	policy := mount.DefaultPolicy()

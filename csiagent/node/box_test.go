@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -35,6 +36,11 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "probe":
 			os.Exit(probe.Main(os.Args[2:]))
+		case "clients":
+			os.Exit(serveClients(os.Args[2]))
+		case "stranger":
+			fmt.Println(ask(os.Args[2]))
+			os.Exit(0)
 		case "victim":
 			os.Exit(victim(os.Args[2:]))
 		}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/clients"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
@@ -287,13 +288,13 @@ exec s3fs "$@"
 `
 
 // runVictim publishes in a process of its own, which dies at step, and says how it ended.
-func runVictim(t *testing.T, w *world, s *store, step string) string {
+func runVictim(t *testing.T, w *world, s *store, step string, env ...string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe", "victim", w.config.Dir, strconv.Itoa(w.box.pid), s.address, step)
 	cmd.Stderr = w.log
 	bin := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "s3fs"), []byte(murderer), 0o700))
-	cmd.Env = append(os.Environ(), "MURDERER="+bin)
+	cmd.Env = append(append(os.Environ(), "MURDERER="+bin), env...)
 	err := cmd.Run()
 	if err == nil {
 		return "exit"
@@ -315,22 +316,38 @@ func victim(args []string) int {
 	if err != nil {
 		return 1
 	}
-	clients := oss.Config{Guard: mount.Guard{Loopback: true}}
-	if step == "started" {
-		clients.Path = []string{os.Getenv("MURDERER")}
+	var driver source = oss.New(local)
+	switch socket := os.Getenv("CLIENTS"); {
+	case socket != "":
+		driver = &clients.Driver{Socket: socket, Checks: func(mount.Mount) error { return nil }}
+	case step == "started":
+		c := local
+		c.Path = []string{os.Getenv("MURDERER")}
+		driver = oss.New(c)
 	}
-	d := deadly{step: step, Namespace: namespace, Driver: oss.New(clients), Prober: prober()}
+	d := &deadly{step: step, Namespace: namespace, source: driver, Prober: prober()}
+	var mounts node.Driver = d
+	if o, ok := driver.(node.Opener); ok {
+		mounts = struct {
+			*deadly
+			node.Opener
+		}{d, o}
+	}
 	n, err := node.New(node.Config{
-		Dir: dir, Drivers: map[string]node.Driver{mount.DriverOSS: d}, Policy: mount.DefaultPolicy(), Probe: d,
+		Dir: dir, Drivers: map[string]node.Driver{mount.DriverOSS: mounts}, Policy: mount.DefaultPolicy(), Probe: d,
 		Target: func(context.Context, string) (node.Target, error) { return d, nil },
 	})
 	if err != nil {
 		return 1
 	}
+	if err := n.Adopt(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
 	if err := n.Publish(context.Background(), (&store{address: address}).volume("/data")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	d.die("again")
 	return 0
 }
 
@@ -338,32 +355,43 @@ func victim(args []string) int {
 type deadly struct {
 	step string
 	*attach.Namespace
-	*oss.Driver
+	source
 	*probe.Prober
 }
 
-func (d deadly) die(step string) {
+// source is a driver of clients.
+type source interface {
+	node.Driver
+	node.Explainer
+	node.Renewer
+	node.Sweeper
+}
+
+func (d *deadly) die(step string) {
 	if d.step == step {
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
 	}
 }
 
-func (d deadly) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
-	src, err := d.Driver.Mount(ctx, m, dir)
+func (d *deadly) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
+	src, err := d.source.Mount(ctx, m, dir)
 	d.die("mounted")
 	return src, err
 }
 
-func (d deadly) Read(ctx context.Context, dir *os.File, fstype string) error {
+func (d *deadly) Read(ctx context.Context, dir *os.File, fstype string) error {
 	err := d.Prober.Read(ctx, dir, fstype)
 	d.die("probed")
 	return err
 }
 
-func (d deadly) Attach(ctx context.Context, t *attach.Tree, target string, o attach.AttachOptions) (uint64, error) {
+func (d *deadly) Attach(ctx context.Context, t *attach.Tree, target string, o attach.AttachOptions) (uint64, error) {
 	d.die("attach")
 	id, err := d.Namespace.Attach(ctx, t, target, o)
 	d.die("attached")
 	return id, err
 }
+
+// local lets stores of this machine through.
+var local = oss.Config{Guard: mount.Guard{Loopback: true}}

@@ -53,23 +53,38 @@ func lastLine(output string) string {
 
 // killedForMemory is how many processes of this one's control group the kernel has killed for want of memory; 0 where it does not say.
 func killedForMemory() int {
-	at := ""
-	if b, err := os.ReadFile("/proc/self/cgroup"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if path, ok := strings.CutPrefix(line, "0::"); ok {
-				at = strings.TrimSpace(path)
-			}
-		}
-	}
-	b, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", at, "memory.events"))
+	groups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return 0
 	}
-	for line := range bytes.Lines(b) {
-		if count, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
-			n, _ := strconv.Atoi(string(bytes.TrimSpace(count)))
-			return n
+	for line := range strings.Lines(string(groups)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) < 3 || parts[1] != "" && parts[1] != "memory" {
+			continue
+		}
+		root, file := "/sys/fs/cgroup", "memory.events"
+		if parts[1] != "" { // version 1
+			root, file = "/sys/fs/cgroup/memory", "memory.oom_control"
+		}
+		for _, group := range []string{parts[2], ""} { // a container may see its own as the root
+			if n, ok := oomKills(filepath.Join(root, group, file)); ok {
+				return n
+			}
 		}
 	}
 	return 0
+}
+
+func oomKills(path string) (int, bool) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, false
+	}
+	for line := range bytes.Lines(b) {
+		if count, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
+			n, err := strconv.Atoi(string(bytes.TrimSpace(count)))
+			return n, err == nil
+		}
+	}
+	return 0, false
 }
