@@ -198,8 +198,8 @@ func TestS3Plugin(t *testing.T) {
 		}
 	}
 	require.Eventually(t, func() bool {
-		message, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: one.VolumeHandle, Target: one.Target})
-		return err == nil && !message.Works()
+		health, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: one.VolumeHandle, Target: one.Target})
+		return err == nil && !health.Works()
 	}, 5*time.Second, 10*time.Millisecond, "a volume that nobody serves is reported")
 	require.NoError(t, p.agent.Publish(t.Context(), one), p.log)
 	require.FileExists(t, p.in(b, "one", "f"), "and mounted again")

@@ -82,8 +82,8 @@ func serve(cfg config, log *slog.Logger) error {
 // after the containers beside it, in what is left of their time.
 const uploadTime = 25 * time.Second
 
-// finish takes hand-overs until ctx ends, and then gives FUSE clients their time: they end with this process. A plugin is told to take its
-// volumes down.
+// finish takes hand-overs until ctx ends, and then gives FUSE clients their time, which may end with this process. A plugin is told to take
+// its volumes down.
 func finish(ctx context.Context, boxes *containers, n *node.Node, foreign *plugin, log *slog.Logger) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -91,7 +91,7 @@ func finish(ctx context.Context, boxes *containers, n *node.Node, foreign *plugi
 		<-ctx.Done()
 		defer stop()
 		if boxes.alive() {
-			return // a container lives and uses its volumes: they break loudly, and are mounted again by the next agent
+			return // a container lives and uses its volumes: they go on, or break loudly where their clients end with this process, and are mounted again by the next agent
 		}
 		within, cancel := context.WithTimeout(serving, uploadTime)
 		defer cancel()

@@ -263,9 +263,9 @@ func TestVolumesAppearInTheContainerAndSurviveTheirAgent(t *testing.T) {
 	// Before the starter is back the agent knows already what is there.
 	require.Eventually(t, func() bool { return p.agent.Publish(t.Context(), p.memory("mem")) == nil }, 10*time.Second, 5*time.Millisecond)
 	require.FileExists(t, p.in(b, "mem", "f"), "it is the same mount")
-	message, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: "host-handle", Target: host.Target})
+	health, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: "host-handle", Target: host.Target})
 	require.NoError(t, err)
-	require.Empty(t, message)
+	require.Equal(t, node.Health{Verdict: node.VerdictLive}, health)
 	require.NoError(t, p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: "mem-handle", Target: filepath.Join(p.sandbox, "mem")}))
 	require.NoFileExists(t, p.in(b, "mem", "f"))
 	require.NoError(t, p.end())
@@ -289,9 +289,9 @@ func TestAVolumeWhoseClientDiedWithItsAgentIsMountedAgain(t *testing.T) {
 	}
 	p.start("")
 	p.ready(true)
-	message, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: "oss-handle", Target: filepath.Join(p.sandbox, "oss")})
+	health, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: "oss-handle", Target: filepath.Join(p.sandbox, "oss")})
 	require.NoError(t, err, "it is known")
-	require.Contains(t, message, "ended")
+	require.Contains(t, health.Message, "ended")
 	_, err = os.ReadDir(p.in(b, "oss"))
 	require.ErrorIs(t, err, syscall.ENOTCONN)
 	require.NoError(t, p.agent.Publish(t.Context(), p.bucket("oss", address)))
