@@ -29,6 +29,8 @@ gateway sandbox-system list secrets no
 gateway sandbox-system watch secrets no
 gateway default get secrets no
 gateway default create pods no
+gateway default get persistentvolumeclaims yes
+gateway default list persistentvolumeclaims no
 gateway sandgate get secrets/sandgate-ca no
 gateway kube-system get secrets no
 controller sandbox-system get secrets yes
