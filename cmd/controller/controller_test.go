@@ -14,14 +14,17 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/egress"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
 	"github.com/sandgate-dev/sandgate/warmpool/kube/keyring"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
@@ -71,6 +74,7 @@ func rights(pool, release string) map[string][]rbacv1.PolicyRule {
 			rule(v1alpha1.Group, "sandboxsets/finalizers", "update"),
 			rule("", "pods", "get", "list", "watch", "create", "patch", "delete"),
 			rule("", "secrets", "create", "update"),
+			rule("networking.k8s.io", "networkpolicies", "list", "watch", "create", "update", "delete"),
 			rule("events.k8s.io", "events", "create", "patch"),
 		},
 		v1alpha1.SystemNamespace: {
@@ -142,7 +146,7 @@ func TestTheControllerWorksWithNoMoreThanItsRights(t *testing.T) {
 	pool, release := apiserver.Namespace(t, c), apiserver.Namespace(t, c)
 	grant(t, c, pool, release)
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	cfg := config{Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{pool}, Elect: true}
+	cfg := config{Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{pool}, Elect: true, Egress: true}
 	access, types, err := connect(cfg)
 	require.NoError(t, err)
 	access.Impersonate = rest.ImpersonationConfig{UserName: account}
@@ -163,7 +167,22 @@ func TestTheControllerWorksWithNoMoreThanItsRights(t *testing.T) {
 			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "sandbox", Image: "i"}}}},
 		},
 	}
+	store := &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: pool + "-store"},
+		Spec: corev1.PersistentVolumeSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}, Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{Server: "10.1.2.3", Path: "/"}},
+		},
+	}
+	require.NoError(t, c.Create(t.Context(), store))
+	t.Cleanup(func() { _ = c.Delete(context.Background(), store) })
+	set.Annotations = map[string]string{v1alpha1.AnnotationEgressVolumes: store.Name}
 	require.NoError(t, c.Create(t.Context(), set))
+	require.Eventually(t, func() bool {
+		var np networkingv1.NetworkPolicy
+		err := c.Get(t.Context(), client.ObjectKey{Namespace: pool, Name: egress.Name(set.Name)}, &np)
+		return err == nil && len(np.Spec.Egress) == 1 && np.Spec.Egress[0].To[0].IPBlock.CIDR == "10.1.2.3/32"
+	}, 20*time.Second, 50*time.Millisecond, log)
 	condition := func(kind string) (out metav1.Condition) {
 		if c.Get(t.Context(), client.ObjectKeyFromObject(set), set) == nil {
 			if found := meta.FindStatusCondition(set.Status.Conditions, kind); found != nil {

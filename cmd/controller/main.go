@@ -27,6 +27,7 @@ type config struct {
 	Drivers                      []string // that are not built in
 	Endpoints                    mount.Guard
 	MaxMounts                    int
+	Egress                       bool
 	Volumes                      volume.Default
 	Elect                        bool
 	OTLPEndpoint                 string
@@ -48,6 +49,7 @@ func command(args []string) error {
 	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
 	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.IntVar(&cfg.MaxMounts, "max-mounts", mount.DefaultMaxMounts, "most mounts of one sandbox, at most 64, as the gateway has it")
+	fs.BoolVar(&cfg.Egress, "volume-egress", false, "keep a NetworkPolicy for each SandboxSet that names volumes in its annotation sandgate.dev/egress-volumes")
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	cfg.Webhook.bind(fs)
 	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")

@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -67,23 +69,28 @@ func newManager(cfg config, access *rest.Config, types *runtime.Scheme) (manager
 		return nil, err
 	}
 	strip := cache.TransformStripManagedFields()
+	byObject := map[client.Object]cache.ByObject{}
+	if cfg.Egress {
+		byObject[&networkingv1.NetworkPolicy{}] = cache.ByObject{Namespaces: pools, Transform: strip}
+	}
+	maps.Copy(byObject, map[client.Object]cache.ByObject{
+		&v1alpha1.Sandbox{}:        {Namespaces: pools, Transform: strip},
+		&v1alpha1.SandboxSet{}:     {Namespaces: pools, Transform: strip},
+		&corev1.Pod{}:              {Namespaces: pools, Transform: strip, Label: labels.NewSelector().Add(*ours)},
+		&corev1.PersistentVolume{}: {Transform: strip},
+		&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{v1alpha1.SystemNamespace: {
+			FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.InjectionConfigMap),
+		}}},
+		&corev1.Secret{}: {Namespaces: map[string]cache.Config{cfg.ReleaseNamespace: {
+			FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, hookSecret),
+		}}},
+	})
 	return ctrl.NewManager(access, ctrl.Options{
 		Scheme: types,
 		Cache: cache.Options{
 			HTTPClient:                  patient,
 			ReaderFailOnMissingInformer: true,
-			ByObject: map[client.Object]cache.ByObject{
-				&v1alpha1.Sandbox{}:        {Namespaces: pools, Transform: strip},
-				&v1alpha1.SandboxSet{}:     {Namespaces: pools, Transform: strip},
-				&corev1.Pod{}:              {Namespaces: pools, Transform: strip, Label: labels.NewSelector().Add(*ours)},
-				&corev1.PersistentVolume{}: {Transform: strip},
-				&corev1.ConfigMap{}: {Namespaces: map[string]cache.Config{v1alpha1.SystemNamespace: {
-					FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, v1alpha1.InjectionConfigMap),
-				}}},
-				&corev1.Secret{}: {Namespaces: map[string]cache.Config{cfg.ReleaseNamespace: {
-					FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, hookSecret),
-				}}},
-			},
+			ByObject:                    byObject,
 		},
 		LeaderElection: cfg.Elect, LeaderElectionID: "sandgate-controller", LeaderElectionNamespace: cfg.ReleaseNamespace,
 		LeaderElectionReleaseOnCancel: true,

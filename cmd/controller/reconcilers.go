@@ -4,13 +4,19 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"net"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool/controller/egress"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/sandbox"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/sandboxset"
@@ -57,8 +63,26 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	if err != nil {
 		return err
 	}
-	return errors.Join(mgr.Add(watch), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), p.webhook(ctx, mgr, initKey), register(p.registry,
+	return errors.Join(mgr.Add(watch), p.egress(mgr, recorder), sets.Setup(ctx, mgr), sandboxes.Setup(mgr), p.webhook(ctx, mgr, initKey), register(p.registry,
 		sandboxset.Pools(mgr.GetCache(), mgr.Elected()), sandbox.Mounts(mgr.GetCache(), mgr.Elected())))
+}
+
+// egress lets pools out to their volumes' servers, where that is asked for.
+func (p *process) egress(mgr manager.Manager, recorder events.EventRecorder) error {
+	if !p.cfg.Egress {
+		return nil
+	}
+	local := func(mount.Mount) (mount.Endpoint, error) { return mount.Endpoint{}, nil }
+	r, err := egress.New(egress.Config{
+		Client: mgr.GetClient(), Guard: p.cfg.Endpoints, Resolver: net.DefaultResolver, Events: recorder, Log: p.log,
+		Endpoints: map[string]func(mount.Mount) (mount.Endpoint, error){
+			mount.DriverOSS: oss.Endpoint, mount.DriverNAS: nas.Endpoint, mount.DriverTmpfs: local, mount.DriverHostPath: local,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return r.Setup(mgr)
 }
 
 func register(r prometheus.Registerer, all ...prometheus.Collector) (err error) {

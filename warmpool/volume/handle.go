@@ -33,5 +33,5 @@ func Handle(ctx context.Context, r Reader, t warmpool.Template, s mount.Spec) st
 	if err != nil || pv == nil {
 		return ""
 	}
-	return translate(pv, nil).VolumeHandle
+	return Storage(pv).VolumeHandle
 }
