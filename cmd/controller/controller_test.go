@@ -208,7 +208,8 @@ func TestTheControllerWorksWithNoMoreThanItsRights(t *testing.T) {
 		return len(list.Items)
 	}
 	require.Eventually(t, func() bool { return pods() == 1 }, 20*time.Second, 50*time.Millisecond, log)
-	require.EqualValues(t, 1, testutil.ToFloat64(injection.Valid(&second.injection)), "the webhook of a replica that waits needs it, too")
+	require.Eventually(t, func() bool { return testutil.ToFloat64(injection.Valid(&second.injection)) == 1 }, 10*time.Second, 20*time.Millisecond,
+		"the webhook of a replica that waits needs it, too")
 
 	cm.Data["csi"] = "sidecars: {"
 	require.NoError(t, c.Update(t.Context(), cm))

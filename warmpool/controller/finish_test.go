@@ -72,8 +72,10 @@ func TestAnAgentThatHangsHoldsNothingUpForEver(t *testing.T) {
 	}
 	w.ready(w.sandbox("other"))
 	require.Less(t, time.Since(began), 6*time.Second, "nobody else waits")
-	require.NoError(t, w.client.Get(t.Context(), clientKey(all[0]), all[0]), "they are still at it")
-	require.Equal(t, "terminating", all[0].Status.State)
+	w.eventually(func(c *assertT) {
+		require.NoError(c, w.client.Get(t.Context(), clientKey(all[0]), all[0]), "they are still at it")
+		require.Equal(c, "terminating", all[0].Status.State)
+	})
 	for _, sb := range all {
 		w.gone(sb)
 	}

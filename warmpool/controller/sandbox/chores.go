@@ -39,6 +39,10 @@ func newChores() *chores {
 type memory struct {
 	uid types.UID
 
+	// Of the sandbox's own passes, which run one after another.
+	dismissed types.UID    // the pod that was deleted from here
+	renewal   *metav1.Time // of the agent's identity, until the status has it
+
 	mu       sync.Mutex
 	running  bool
 	bounded  bool // the chore that is under way is one of a sandbox that goes on

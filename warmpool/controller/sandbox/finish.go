@@ -37,7 +37,7 @@ func (p *pass) finish(ctx context.Context) error {
 	if err := p.terminating(ctx); err != nil {
 		return err
 	}
-	if pod.DeletionTimestamp == nil {
+	if pod.DeletionTimestamp == nil && p.memory.dismissed != pod.UID { // else the cache may not have heard of it yet
 		if !p.detached(pod) {
 			return nil
 		}
@@ -45,6 +45,7 @@ func (p *pass) finish(ctx context.Context) error {
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("delete pod %s: %w", pod.Name, err)
 		}
+		p.memory.dismissed = pod.UID
 	}
 	return p.outwait(ctx, pod)
 }
@@ -62,9 +63,14 @@ func (p *pass) doomed(ctx context.Context) (*corev1.Pod, error) {
 	return &pod, err
 }
 
-// terminating tells in the status of a sandbox that was somebody's. Of stock it would be one more write for nothing.
+// terminating tells in the status of a sandbox that was somebody's, and takes its time to end. Of stock it would be one more write for
+// nothing.
 func (p *pass) terminating(ctx context.Context) error {
 	if p.sb.Spec.Claim == nil || p.sb.Status.State == string(warmpool.Terminating) {
+		return nil
+	}
+	if left := brief - p.deleted(); left > 0 {
+		p.again(left)
 		return nil
 	}
 	p.sb.Status.Phase, p.sb.Status.State = v1alpha1.PhaseTerminating, string(warmpool.Terminating)

@@ -23,7 +23,8 @@ func secretName(sb *v1alpha1.Sandbox) string { return sb.Name + "-agent" }
 
 // introduce makes the identity of the sandbox's agent, before there is a pod for it.
 func (p *pass) introduce(ctx context.Context) error {
-	if at := p.sb.Status.IdentityRenewal; !slices.ContainsFunc(runtimes(p.sb), v1alpha1.MountsVolumes) || at != nil && p.now.Before(at.Time) {
+	at := p.renewal()
+	if !slices.ContainsFunc(runtimes(p.sb), v1alpha1.MountsVolumes) || at != nil && p.now.Before(at.Time) {
 		return nil
 	}
 	return p.identify(ctx)
@@ -55,13 +56,21 @@ func (p *pass) identify(ctx context.Context) error {
 		return fmt.Errorf("secret %s: %w", secret.Name, err)
 	}
 	renewal := metav1.NewTime(p.now.Add(end.Sub(p.now) * 2 / 3).Truncate(time.Second))
-	p.sb.Status.IdentityRenewal = &renewal
+	p.sb.Status.IdentityRenewal, p.memory.renewal = &renewal, &renewal
 	return nil
+}
+
+// renewal is when the agent's identity is renewed next, nil when nobody knows. The status may not have it yet.
+func (p *pass) renewal() *metav1.Time {
+	if p.sb.Status.IdentityRenewal == nil {
+		p.sb.Status.IdentityRenewal = p.memory.renewal
+	}
+	return p.sb.Status.IdentityRenewal
 }
 
 // renew makes a new identity of the agent in time. The kubelet brings it into the pod.
 func (p *pass) renew(ctx context.Context) error {
-	at := p.sb.Status.IdentityRenewal
+	at := p.renewal()
 	// A pod that this pass has found is younger than the status in the cache, which may lack what the pass before it has written.
 	if at == nil && p.before.Status.PodInfo.PodUID != "" && slices.ContainsFunc(runtimes(p.sb), v1alpha1.MountsVolumes) {
 		return p.identify(ctx) // nobody knows when it ends

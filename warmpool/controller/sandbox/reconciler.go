@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
@@ -178,6 +179,23 @@ func (p *pass) run(ctx context.Context) error {
 	return errors.Join(err, p.write(ctx))
 }
 
+// brief is how long a sandbox may be starting, or ending, without its status saying so. Most are over with it by then, and what nobody has
+// had the time to read was not worth a write.
+const brief = 2 * time.Second
+
+// unhurried is how long the status can wait: that of a new sandbox that is starting, as new ones are.
+func (p *pass) unhurried() time.Duration {
+	c := meta.FindStatusCondition(p.sb.Status.Conditions, v1alpha1.ConditionReady)
+	if p.before.Status.ObservedGeneration != 0 || c == nil || c.Reason != v1alpha1.ReasonStarting {
+		return 0
+	}
+	age := p.now.Sub(p.sb.CreationTimestamp.Time)
+	if age < -brief { // by another clock
+		return 0
+	}
+	return brief - age
+}
+
 // errFresh says that a sandbox was claimed a moment ago and is as well as it was: whatever there is to write can wait until the request
 // has been answered.
 var errFresh = errors.New("claimed a moment ago")
@@ -244,6 +262,10 @@ func (p *pass) write(ctx context.Context) error {
 	p.sb.Status.ObservedGeneration = p.sb.Generation
 	if same(&p.before.Status, &p.sb.Status) {
 		p.memory.taken()
+		return nil
+	}
+	if left := p.unhurried(); left > 0 {
+		p.again(left)
 		return nil
 	}
 	patch := client.MergeFromWithOptions(p.before, client.MergeFromWithOptimisticLock{})
