@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"time"
@@ -89,6 +90,10 @@ func (b *Backend) obtain(ctx context.Context, set *set, o order) (*v1alpha1.Sand
 		}
 		select {
 		case got := <-w.got:
+			if place > 0 && !b.undisputed(ctx, got) {
+				place = w.want()
+				continue
+			}
 			sb, err := b.take(ctx, got, o)
 			if !errors.Is(err, errTaken) {
 				return sb, kindWarm, err
@@ -107,6 +112,21 @@ func (b *Backend) obtain(ctx context.Context, set *set, o order) (*v1alpha1.Sand
 			return nil, kindWarm, exhausted(set, ctx.Err())
 		}
 	}
+}
+
+// dispute is how long at most a claim that has waited in line lets those of other replicas go first.
+const dispute = 100 * time.Millisecond
+
+// undisputed waits for a random part of dispute, and says whether the candidate is free still. In a drought somebody waits at every replica,
+// and all learn of new stock in the same moment: most of their writes would be for nothing.
+func (b *Backend) undisputed(ctx context.Context, got candidate) bool {
+	timer := b.cfg.Clock.NewTimer(rand.N(dispute))
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+	case <-ctx.Done(): // take says so
+	}
+	return b.shelf.holds(got)
 }
 
 // take writes o into a piece of stock: the one write of a warm claim.

@@ -163,6 +163,18 @@ func (s *shelf) back(c candidate, refused bool) {
 	s.offer(c.entry)
 }
 
+// holds says whether a candidate is as it was given out. The try of one that is not has ended.
+func (s *shelf) holds(c candidate) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.entry.sb == c.sb {
+		return true
+	}
+	c.entry.taking = false
+	s.offer(c.entry)
+	return false
+}
+
 // taken ends the try of a candidate that is the waiter's now.
 func (s *shelf) taken(c candidate, sb *v1alpha1.Sandbox) {
 	s.mu.Lock()
