@@ -103,7 +103,7 @@ func (p *process) renewGateway(s *secrets) func(ctx context.Context) error {
 // rules are those for mounts that nobody asked for over the API: the same as the gateway's.
 func rules(hostPaths, foreign []string, g mount.Guard) (mount.Policy, func(mount.Mount) error) {
 	checks := map[string]func(mount.Mount) error{
-		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
+		mount.DriverTmpfs: (&tmpfs.Driver{}).Check, mount.DriverEphemeral: (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
 		mount.DriverOSS:      func(m mount.Mount) error { return oss.Check(m, g) },
 		mount.DriverNAS:      func(m mount.Mount) error { return nas.Check(m, g) },

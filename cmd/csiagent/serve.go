@@ -118,7 +118,7 @@ func newNode(cfg config, boxes *containers, foreign *plugin, log *slog.Logger) (
 	}
 	drivers := map[string]node.Driver{
 		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host, mount.DriverOSS: buckets(cfg, log), mount.DriverNAS: nfs,
-		mount.DriverPool: pool,
+		mount.DriverPool: pool, mount.DriverEphemeral: &tmpfs.Driver{Mode: tmpfs.ModeShared},
 	}
 	policy := mount.DefaultPolicy()
 	if foreign != nil {

@@ -58,7 +58,7 @@ func traced(api http.Handler) http.Handler {
 // checks are what the agents' drivers refuse without touching any storage. What a foreign driver refuses only its plugin knows.
 func checks(hostPaths, foreign []string, g mount.Guard) map[string]kube.Check {
 	out := map[string]kube.Check{
-		mount.DriverTmpfs:    (&tmpfs.Driver{}).Check,
+		mount.DriverTmpfs: (&tmpfs.Driver{}).Check, mount.DriverEphemeral: (&tmpfs.Driver{}).Check,
 		mount.DriverHostPath: hostpath.Allowed(hostPaths).Check,
 		mount.DriverOSS:      func(m mount.Mount) error { return oss.Check(m, g) },
 		mount.DriverNAS:      func(m mount.Mount) error { return nas.Check(m, g) },

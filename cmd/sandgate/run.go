@@ -136,7 +136,7 @@ func builtin(cfg config, log *slog.Logger) (map[string]node.Driver, error) {
 		return nil, err
 	}
 	return map[string]node.Driver{
-		mount.DriverTmpfs:    &tmpfs.Driver{},
+		mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverEphemeral: &tmpfs.Driver{Mode: tmpfs.ModeShared},
 		mount.DriverHostPath: host,
 		mount.DriverOSS:      oss.New(oss.Config{Guard: cfg.Endpoints, Logger: log}),
 		mount.DriverNAS:      nas.New(nas.Config{Command: []string{"/proc/self/exe", nasCommand}, Unfenced: cfg.NASUnfenced, Guard: cfg.Endpoints, Logger: log}),

@@ -218,6 +218,44 @@ func (n *Namespace) Open(ctx context.Context, target string, id uint64) (*os.Fil
 	return os.NewFile(uintptr(fd), strings.Clone(target)), nil
 }
 
+// Clone makes a tree of the mount id in the container, at target or wherever the container has moved it: one more mount of the same file
+// system, writable unless readOnly whatever the first one is. ErrNotFound when it is not there.
+func (n *Namespace) Clone(ctx context.Context, target string, id uint64, readOnly bool) (*Tree, error) {
+	rel, err := relative(target)
+	if err != nil {
+		return nil, err
+	}
+	procs, err := openProc()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	work := func() error {
+		root, err := reach(procs, rel, id)
+		if err != nil {
+			return err
+		}
+		defer closeFD(root)
+		fd, err = openTree(root)
+		return err
+	}
+	undo := func() { closeFD(fd) }
+	if err := n.enter(ctx, false, work, undo, func() { closeFD(procs) }); err != nil {
+		return nil, fmt.Errorf("clone %s: %w", target, err)
+	}
+	t := &Tree{f: os.NewFile(uintptr(fd), "tree")}
+	if !readOnly {
+		writable := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &writable); err != nil {
+			return nil, errors.Join(fault("set flags of mount", err), t.Close())
+		}
+	}
+	if err := t.restrict(readOnly); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	return t, nil
+}
+
 // reach runs in the namespace.
 func reach(procs int, rel string, id uint64) (int, error) {
 	for range tries {

@@ -71,6 +71,9 @@ func (t *Tree) restrict(readOnly bool) error {
 	return err
 }
 
+// Root is the root directory of the tree, for Clone. It is the tree's own: whoever closes it closes the tree.
+func (t *Tree) Root() *os.File { return t.f }
+
 // ID is the ID of the mount, which it keeps when it is attached.
 func (t *Tree) ID() uint64 { return t.id }
 

@@ -16,6 +16,8 @@ const (
 	FieldReadOnly  Field = "readOnly"
 	FieldContainer Field = "container"
 	FieldID        Field = "id"
+	FieldSize      Field = "size"   // of an ephemeral volume
+	FieldInodes    Field = "inodes" // of an ephemeral volume
 )
 
 // Fault is one thing wrong with one of the mounts of a request: what was expected and what to do, for the caller to read.

@@ -5,6 +5,7 @@ package mount
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 )
 
 // Spec says which volume a caller wants at which path of a sandbox. Made by Parse; it never holds a secret.
@@ -26,6 +27,9 @@ type Spec struct {
 	// AllowNonEmpty accepts a target directory that has entries, which the mount hides. It is a permission, and no part of what the
 	// mount is.
 	AllowNonEmpty bool `json:"allowNonEmpty,omitempty"`
+	// Ephemeral makes Volume the name of a volume in the sandbox's own memory, which all mounts of that name in the sandbox share,
+	// instead of a PersistentVolume. The zero value is none.
+	Ephemeral Ephemeral `json:"ephemeral,omitzero"`
 }
 
 // Kind is what the name of a Spec's volume is the name of.
@@ -36,6 +40,32 @@ const (
 	KindClaim Kind = "PersistentVolumeClaim" // one in the namespace of the sandbox's pool
 	KindPool  Kind = "PoolVolume"            // a volume that the sandbox has of its pool
 )
+
+// Ephemeral is the size of a volume in a sandbox's memory.
+type Ephemeral struct {
+	// Size is in bytes.
+	Size int64 `json:"size"`
+	// Inodes is how many files and directories it may hold; 0 leaves it to the driver, by the size.
+	Inodes int64 `json:"inodes,omitempty"`
+}
+
+// IsEphemeral says whether the volume is one of the sandbox's memory.
+func (s Spec) IsEphemeral() bool { return s.Ephemeral != Ephemeral{} }
+
+// Resolve is s as a mount for owner, when it is ephemeral: nothing has to be looked up for it.
+func (s Spec) Resolve(owner Owner) Mount {
+	m := Mount{
+		Spec: s, Driver: DriverEphemeral, VolumeHandle: ephemeralHandle + s.Volume, Owner: owner, AccessMode: ReadWriteMany,
+		Attributes: map[string]string{"size": strconv.FormatInt(s.Ephemeral.Size, 10)},
+	}
+	if s.Ephemeral.Inodes != 0 {
+		m.Attributes["inodes"] = strconv.FormatInt(s.Ephemeral.Inodes, 10)
+	}
+	return m
+}
+
+// ephemeralHandle begins the handles of ephemeral volumes, which are known in their sandbox only.
+const ephemeralHandle = "ephemeral/"
 
 // DerivedID is the mount ID of a spec that names none: stable for the same volume, container and target.
 func (s Spec) DerivedID() string {
@@ -90,6 +120,8 @@ const (
 	DriverTmpfs    = "tmpfs.csi.sandgate.dev"
 	DriverHostPath = "hostpath.csi.sandgate.dev" // PersistentVolumes with spec.hostPath or spec.local; attributes "path" and "type"
 	DriverPool     = "pool.csi.sandgate.dev"     // what the kubelet has mounted into the agent; attribute "path"
+	// DriverEphemeral is of specs that are ephemeral, and of no PersistentVolume; attributes "size" and "inodes".
+	DriverEphemeral = "ephemeral.csi.sandgate.dev"
 )
 
 // PoolDir is where an agent in a pod finds the volumes of its pool, each in a directory of its name.
@@ -97,7 +129,8 @@ const PoolDir = "/var/lib/sandgate-pool"
 
 // BuiltIn says whether driver is one of those above.
 func BuiltIn(driver string) bool {
-	return driver == DriverOSS || driver == DriverNAS || driver == DriverTmpfs || driver == DriverHostPath || driver == DriverPool
+	return driver == DriverOSS || driver == DriverNAS || driver == DriverTmpfs || driver == DriverHostPath || driver == DriverPool ||
+		driver == DriverEphemeral
 }
 
 // AccessMode is a PersistentVolume access mode, by its Kubernetes name.

@@ -28,8 +28,20 @@ func Parse(s Spec) (Spec, error) {
 	if s.Kind == "PersistentVolume" { // one name for one thing
 		s.Kind = ""
 	}
-	refuse(FieldVolume, volumeReason(s))
 	target, reason := parseTarget(s.Target)
+	if s.IsEphemeral() {
+		refuse(FieldVolume, ephemeralReason(s))
+		refuse(FieldSize, sizeReason(s.Ephemeral.Size))
+		refuse(FieldInodes, inodesReason(s.Ephemeral.Inodes))
+		if s.SubPath != "" {
+			refuse(FieldSubPath, "an ephemeral volume is empty at first and has none; leave it out")
+		}
+		if reason == "" && inside(target, "/tmp") {
+			reason = "must not be below /tmp, which stays the container's own; choose a path such as /data"
+		}
+	} else {
+		refuse(FieldVolume, volumeReason(s))
+	}
 	refuse(FieldTarget, reason)
 	sub, reason := parseSubPath(s.SubPath)
 	refuse(FieldSubPath, reason)
@@ -56,6 +68,38 @@ func volumeReason(s Spec) string {
 		return fmt.Sprintf("is required: give the name of a %s", what)
 	case len(s.Volume) > 253 || !volumeName.MatchString(s.Volume):
 		return fmt.Sprintf("must be the name of a %s: at most 253 lower-case letters, digits, - and .", what)
+	}
+	return ""
+}
+
+func ephemeralReason(s Spec) string {
+	switch {
+	case s.Kind != "":
+		return "is of kind " + string(s.Kind) + ", which no ephemeral volume has"
+	case s.Volume == "":
+		return "is required: give the volume a name"
+	case len(s.Volume) > maxLabel || !containerName.MatchString(s.Volume):
+		return "must be at most 63 lower-case letters, digits and -"
+	}
+	return ""
+}
+
+// Bounds of an ephemeral volume. The kernel keeps about a kilobyte for an inode.
+const (
+	minSize              = 4096 // a page
+	minInodes, maxInodes = 2, 1 << 20
+)
+
+func sizeReason(size int64) string {
+	if size < minSize {
+		return "is required: a whole number of bytes, at least 4Ki, such as 64Mi"
+	}
+	return ""
+}
+
+func inodesReason(inodes int64) string {
+	if inodes != 0 && (inodes < minInodes || inodes > maxInodes) {
+		return fmt.Sprintf("must be between %d and %d; leave it out for one in 16Ki of the size, at least 1024", minInodes, maxInodes)
 	}
 	return ""
 }

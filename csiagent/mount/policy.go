@@ -34,7 +34,7 @@ var flags = []string{
 func DefaultPolicy() Policy {
 	return Policy{
 		MaxMounts: DefaultMaxMounts,
-		Drivers:   []string{DriverOSS, DriverNAS, DriverTmpfs, DriverHostPath, DriverPool},
+		Drivers:   []string{DriverOSS, DriverNAS, DriverTmpfs, DriverHostPath, DriverPool, DriverEphemeral},
 		Options: map[string][]string{
 			DriverOSS: {"allow_other", "umask=", "mp_umask=", "uid=", "gid="},
 			DriverNAS: {
@@ -121,6 +121,10 @@ func clashes(b, m Spec) (out Faults) {
 	if b.ID == m.ID {
 		reason := fmt.Sprintf("%q is the ID of the mount at %s too; IDs must differ", m.ID, b.Target)
 		out = append(out, Fault{Field: FieldID, Reason: reason})
+	}
+	if b.Volume == m.Volume && b.IsEphemeral() && m.IsEphemeral() && b.Ephemeral != m.Ephemeral {
+		reason := fmt.Sprintf("volume %q has another size or number of inodes at %s; it is one volume", m.Volume, b.Target)
+		out = append(out, Fault{Field: FieldSize, Reason: reason})
 	}
 	if b.Container != m.Container {
 		return out

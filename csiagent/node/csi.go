@@ -162,6 +162,10 @@ func fromRequest(r *csi.NodePublishVolumeRequest, driver string) (mount.Mount, e
 	if m.Driver == "" {
 		m.Driver = driver
 	}
+	if m.Driver == mount.DriverEphemeral { // what is no number is no size, which Parse says
+		m.Ephemeral.Size, _ = strconv.ParseInt(m.Attributes["size"], 10, 64)
+		m.Ephemeral.Inodes, _ = strconv.ParseInt(m.Attributes["inodes"], 10, 64)
+	}
 	if m.AccessMode == "" {
 		m.AccessMode = accessMode(r.GetVolumeCapability().GetAccessMode().GetMode())
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 )
 
@@ -125,6 +126,9 @@ func (n *Node) read(ctx context.Context, e *entry) Health {
 		return Health{VerdictDead, "the mount cannot be opened"}
 	}
 	defer func() { _ = dir.Close() }()
+	if e.Driver == mount.DriverEphemeral {
+		n.keepHeld(ctx, t, e)
+	}
 	if !e.Remote {
 		return Health{Verdict: VerdictLive}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
@@ -62,6 +63,7 @@ type Node struct {
 	mu     sync.Mutex
 	live   map[place]*entry
 	past   map[place]*past
+	held   map[string]*attach.Tree // of each ephemeral volume, by its handle
 	closed bool
 }
 
@@ -131,6 +133,10 @@ func (n *Node) Close() {
 	n.closed = true
 	for _, e := range n.live {
 		e.unwatch()
+	}
+	for handle, tree := range n.held {
+		_ = tree.Close()
+		delete(n.held, handle)
 	}
 	n.mu.Unlock()
 	n.watchers.Wait()

@@ -175,6 +175,15 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount, ol
 		n.config.Logger.WarnContext(ctx, "container cannot be reached", "mount", m.ID, "container", m.Container, "error", err)
 		return unreachable{err}
 	}
+	bring := n.stage
+	if m.Driver == mount.DriverEphemeral {
+		unlock, err := n.locks.take(ctx, volume(m.VolumeHandle))
+		if err != nil {
+			return fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
+		}
+		defer unlock()
+		bring = n.share
+	}
 	var done steps
 	defer func() {
 		if err != nil {
@@ -182,7 +191,7 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount, ol
 			err = translate(err)
 		}
 	}()
-	tree, err := n.stage(ctx, &done, driver, p, &r, m)
+	tree, err := bring(ctx, &done, driver, p, &r, m)
 	if err != nil {
 		return err
 	}
@@ -236,7 +245,11 @@ func (n *Node) settle(ctx context.Context, target Target, p place, r record, m m
 	if err := n.journal.write(p, r); err != nil {
 		return err
 	}
-	n.add(&entry{record: r, asked: m})
+	e := &entry{record: r, asked: m}
+	n.add(e)
+	if r.Driver == mount.DriverEphemeral {
+		n.hold(ctx, target, e)
+	}
 	if old != nil {
 		n.bygone(ctx, old)
 	}

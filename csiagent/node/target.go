@@ -16,6 +16,8 @@ type Target interface {
 	Detach(ctx context.Context, target string, mountID uint64, lazy bool) error
 	Live(ctx context.Context, target string, mountID uint64) (bool, error)
 	Open(ctx context.Context, target string, mountID uint64) (*os.File, error)
+	// Clone is another mount of what is at target, that is nowhere yet.
+	Clone(ctx context.Context, target string, mountID uint64, readOnly bool) (*attach.Tree, error)
 }
 
 var _ Target = (*attach.Namespace)(nil)

@@ -42,7 +42,11 @@ func (n *Node) unpublish(ctx context.Context, id Identity, take func(context.Con
 	if e == nil || (id.VolumeHandle != "" && id.VolumeHandle != e.VolumeHandle) {
 		return nil
 	}
-	return take(ctx, e)
+	err = take(ctx, e)
+	if e.Driver == mount.DriverEphemeral {
+		err = errors.Join(err, n.drop(ctx, e.VolumeHandle))
+	}
+	return err
 }
 
 // UnpublishAll unpublishes every mount, all at once.

@@ -43,6 +43,7 @@ func (s *server) claim(c echo.Context, otherwise time.Duration, fs *faults) (ord
 	o.truth("autoPauseMemory")
 	wanted, from, unused := metadataMounts(a.claim.Metadata, s.service.MaxMounts(), fs)
 	a.from, a.unused = from, unused
+	wanted = append(wanted, ephemeralMounts(a.claim.Metadata, s.service.MaxMounts(), fs)...)
 	wanted = append(wanted, bodyMounts(o, s.service.MaxMounts())...)
 	a.claim.Mounts, a.places = sound(wanted, fs)
 	return a, nil

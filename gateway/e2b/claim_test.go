@@ -20,6 +20,7 @@ const (
 	mountPoint   = "e2b.agents.kruise.io/csi-mount-point"
 	subPath      = "e2b.agents.kruise.io/csi-subpath"
 	volumeConfig = "e2b.agents.kruise.io/csi-volume-config"
+	ephemeralKey = "sandgate.dev/ephemeral-volumes"
 )
 
 type fields = map[string]any
@@ -42,6 +43,11 @@ var refusals = []struct {
 	status int
 	want   []string
 }{
+	// Volumes in memory.
+	{"an ephemeral volume of another container", with(ephemeralKey, `[{"name":"a","size":"1Mi","mounts":[{"container":"other","path":"/a"}]}]`), 400,
+		[]string{`ephemeral-volumes[0].mounts[0].container: template "base" has no container of that name`}},
+	{"more than the sandbox's memory, at a volume's path", with(ephemeralKey, `[{"name":"a","size":"65Mi","mounts":[{"path":"/a"}]}]`, volumeConfig, `[{"pvName":"scratch","mountPath":"/a"}]`), 400,
+		[]string{"ephemeral-volumes[0].size: ", "its memory is limited to 67108864", "is the target of another mount"}},
 	// The body.
 	{"broken JSON", `{"templateID":`, 400, []string{"not valid JSON"}},
 	{"something after the JSON", `{"templateID":"base"} {}`, 400, []string{"not valid JSON"}},

@@ -54,7 +54,7 @@ func TestAMountThatIsRefusedNamesEveryPlace(t *testing.T) {
 		{"somebody's volume", `{"pvName":"somebodys","mountPath":"/a"}`, 400, []string{"pvName: no PersistentVolume of that name that you may mount"}},
 		{"an unknown volume and an unknown field", `{"pvName":"none","mountPath":"/a/in","x":1}`, 400, []string{"x: is not a field", "mountPath: lies inside /a"}},
 		{"a path of the template", `{"pvName":"scratch","mountPath":"/opt/template/x"}`, 400, []string{"mountPath: "}},
-		{"another container", `{"pvName":"scratch","mountPath":"/b","container":"other"}`, 400, []string{`container: template "base" has no container of that name; only its first, "sandbox"`}},
+		{"another container", `{"pvName":"scratch","mountPath":"/b","container":"other"}`, 400, []string{`container: template "base" has no container of that name; it has "sandbox"`}},
 		{"another volume at the path", `{"pvName":"pv-nas-fast","mountPath":"/a"}`, 409, []string{"mountPath: is the target of another mount"}},
 		{"the same in another way", `{"pvName":"scratch","mountPath":"/a","readOnly":true}`, 409, []string{"mountPath: is the target of another mount"}},
 		{"a path inside", `{"pvName":"scratch","mountPath":"/a/in"}`, 409, []string{"mountPath: lies inside /a"}},

@@ -65,17 +65,24 @@ type volumeMount struct {
 
 // mountView is a mount's intent, in the words of csi-volume-config, and what is known of it.
 type mountView struct {
-	MountID   string `json:"mountID"`
-	PVName    string `json:"pvName,omitempty"`
-	PVCName   string `json:"pvcName,omitempty"`
-	Volume    string `json:"poolVolume,omitempty"`
-	MountPath string `json:"mountPath"`
-	SubPath   string `json:"subPath,omitempty"`
-	ReadOnly  bool   `json:"readOnly"`
-	Container string `json:"container"`
-	Phase     string `json:"phase"`
-	Message   string `json:"message,omitempty"`
-	MountedAt string `json:"mountedAt,omitempty"`
+	MountID   string         `json:"mountID"`
+	PVName    string         `json:"pvName,omitempty"`
+	PVCName   string         `json:"pvcName,omitempty"`
+	Volume    string         `json:"poolVolume,omitempty"`
+	Ephemeral *ephemeralView `json:"ephemeral,omitempty"` // a volume in the sandbox's memory
+	MountPath string         `json:"mountPath"`
+	SubPath   string         `json:"subPath,omitempty"`
+	ReadOnly  bool           `json:"readOnly"`
+	Container string         `json:"container"`
+	Phase     string         `json:"phase"`
+	Message   string         `json:"message,omitempty"`
+	MountedAt string         `json:"mountedAt,omitempty"`
+}
+
+type ephemeralView struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"` // bytes
+	Inodes int64  `json:"inodes,omitempty"`
 }
 
 // unmountView tells of a volume that is gone with a doubt.
@@ -154,10 +161,12 @@ func mountOf(sb warmpool.Sandbox, m warmpool.MountStatus) mountView {
 		MountID: m.ID, MountPath: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, Container: m.Container,
 		Phase: string(m.Phase), Message: m.Message,
 	}
-	switch m.Kind {
-	case mount.KindClaim:
+	switch {
+	case m.IsEphemeral():
+		v.Ephemeral = &ephemeralView{Name: m.Volume, Size: m.Ephemeral.Size, Inodes: m.Ephemeral.Inodes}
+	case m.Kind == mount.KindClaim:
 		v.PVCName = m.Volume
-	case mount.KindPool:
+	case m.Kind == mount.KindPool:
 		v.Volume = m.Volume
 	default:
 		v.PVName = m.Volume

@@ -113,7 +113,7 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 	}
 	for _, m := range sb.Spec.Mounts {
 		spec := template.Spec(m)
-		spec.Container = named(sb, m.Container)
+		spec.Container = named(sb, m)
 		if whole, err := volume.Expand([]mount.Mount{{Spec: spec}}, idOf(sb), metadata); err == nil {
 			spec = whole[0].Spec
 		}
@@ -122,12 +122,12 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 	return out
 }
 
-// named is a container of sb as mounts have it: one place has one name, and that of the first container is empty.
-func named(sb *v1alpha1.Sandbox, container string) string {
-	if pod := sb.Spec.Template; pod != nil && len(pod.Spec.Containers) > 0 && container == pod.Spec.Containers[0].Name {
+// named is the container of a mount as mounts have it: one place has one name, and that of the first container is empty.
+func named(sb *v1alpha1.Sandbox, m v1alpha1.Mount) string {
+	if pod := sb.Spec.Template; pod != nil && len(pod.Spec.Containers) > 0 && m.Container == pod.Spec.Containers[0].Name {
 		return ""
 	}
-	return container
+	return m.Container
 }
 
 // intent is specs as they are written.

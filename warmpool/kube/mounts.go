@@ -173,7 +173,9 @@ func (b *Backend) withoutMount(ctx context.Context, sb *v1alpha1.Sandbox, which 
 // tidyMount makes sure that a mount which nobody asks for is not there. Where somebody asks for its place by now, it is his.
 func (b *Backend) tidyMount(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) {
 	if now, _ := b.shelf.find(idOf(sb)); now != nil {
-		if slices.ContainsFunc(now.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.Path == m.Target && named(sb, x.Container) == m.Container }) {
+		if slices.ContainsFunc(now.Spec.Mounts, func(x v1alpha1.Mount) bool {
+			return x.Path == m.Target && named(sb, x) == m.Container
+		}) {
 			return
 		}
 	}

@@ -105,7 +105,7 @@ func realConfig(state, bin string, sets ...v1alpha1.SandboxSet) Config {
 	return Config{
 		Pool:  Pool{Sets: func() []v1alpha1.SandboxSet { return sets }, Max: 12, Reader: warmpooltest.Volumes{}},
 		State: state, Envd: filepath.Join(bin, "envd"), Starter: filepath.Join(bin, "starter"), EnvdVersion: "0.6.0",
-		Drivers: map[string]node.Driver{mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverHostPath: host}, Policy: mount.DefaultPolicy(),
+		Drivers: map[string]node.Driver{mount.DriverTmpfs: &tmpfs.Driver{}, mount.DriverEphemeral: &tmpfs.Driver{Mode: tmpfs.ModeShared}, mount.DriverHostPath: host}, Policy: mount.DefaultPolicy(),
 		Probe: &probe.Prober{Command: []string{self, probeArgument}},
 		Log:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}

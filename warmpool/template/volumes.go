@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -166,10 +167,14 @@ func Asked(volumes []v1alpha1.PoolVolume, atClaim bool) (out []v1alpha1.Mount) {
 
 // Mount is a spec as a Sandbox has it.
 func Mount(s mount.Spec) v1alpha1.Mount {
-	return v1alpha1.Mount{
+	m := v1alpha1.Mount{
 		ID: s.ID, Kind: string(s.Kind), Volume: s.Volume, Path: s.Target, SubPath: s.SubPath, ReadOnly: s.ReadOnly, Container: s.Container,
 		AllowNonEmpty: s.AllowNonEmpty,
 	}
+	if s.IsEphemeral() {
+		m.Ephemeral = &v1alpha1.Ephemeral{Size: *resource.NewQuantity(s.Ephemeral.Size, resource.BinarySI), Inodes: s.Ephemeral.Inodes}
+	}
+	return m
 }
 
 // Spec is one of a Sandbox's mounts as it is written there.
@@ -181,5 +186,17 @@ func Spec(m v1alpha1.Mount) mount.Spec {
 	if s.Kind == "PersistentVolume" {
 		s.Kind = ""
 	}
+	if m.Ephemeral != nil {
+		s.Ephemeral = sizeOf(*m.Ephemeral)
+	}
 	return s
+}
+
+// sizeOf is e as mount.Parse reads it: none of them is the zero value, which is no ephemeral volume.
+func sizeOf(e v1alpha1.Ephemeral) mount.Ephemeral {
+	size := e.Size.Value()
+	if size <= 0 {
+		size = -1
+	}
+	return mount.Ephemeral{Size: size, Inodes: e.Inodes}
 }

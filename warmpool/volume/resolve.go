@@ -41,6 +41,7 @@ func Resolve(ctx context.Context, r Reader, req Request) ([]mount.Mount, error) 
 		}
 		mounts[i] = m
 	}
+	res.memory()
 	return mounts, res.faults.Err()
 }
 
@@ -64,6 +65,11 @@ func (res *resolution) fault(i int, field mount.Field, format string, args ...an
 
 func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount.Mount, error) {
 	res.fits(i, spec)
+	if spec.IsEphemeral() {
+		m := spec.Resolve(res.req.Template.Owner)
+		m.Container = res.named(spec.Container)
+		return m, nil
+	}
 	src, err := res.volume(ctx, name{spec.Kind, spec.Volume})
 	if err != nil {
 		return mount.Mount{}, err
@@ -72,9 +78,7 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 		res.fault(i, mount.FieldVolume, "%s", reason)
 	}
 	m := mount.Mount{Spec: spec, Owner: res.req.Template.Owner}
-	if spec.Container == main(res.req.Template) {
-		m.Container = "" // one name for one place: the identity of a mount holds its container
-	}
+	m.Container = res.named(spec.Container)
 	if len(src.reasons) > 0 {
 		return m, nil
 	}
@@ -86,6 +90,14 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
 	m.AccessMode, m.FSType, m.Secret, m.StageSecret = src.AccessMode, src.FSType, src.Secret, src.StageSecret
 	return m, nil
+}
+
+// named is a container as mounts have it: one name for one place, since the identity of a mount holds its container.
+func (res *resolution) named(container string) string {
+	if container == main(res.req.Template) {
+		return ""
+	}
+	return container
 }
 
 // fits checks a spec against the template that is to take it.

@@ -58,6 +58,9 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 	default:
 		refuse("has a source (%s) that sandboxes cannot mount; use csi, nfs, hostPath or local", kindOf(s))
 	}
+	if src.Driver == mount.DriverEphemeral {
+		refuse("is set up wrongly: driver %s is for ephemeral volumes only; take %s", src.Driver, mount.DriverTmpfs)
+	}
 	if src.Driver != "" && !slices.Contains(drivers, src.Driver) {
 		refuse("needs driver %q, which is not installed here", src.Driver)
 	}

@@ -70,6 +70,7 @@ var contract = []struct {
 	{"a released sandbox is gone and releasing it again is not found", releaseEnds},
 	{"unknown ids are not found", unknownIDs},
 	{"a volume comes to a running sandbox and goes again", mountsChange},
+	{"a volume in the sandbox's memory is one for all of its mounts", ephemeral},
 	{"the same mount at once is one mount", mountedAtOnce},
 	{"only a running sandbox's mounts change", mountsOfTheRunning},
 	{"a pool's volumes are there, or come with the claim", poolVolumes},
@@ -354,6 +355,35 @@ func mountsChange(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Tem
 }
 
 // requireMounts holds what a sandbox tells of its mounts to the IDs; all of them work.
+func ephemeral(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Template) {
+	c := claimOf(tpl.Name)
+	var mounts []mount.Mount
+	for _, spec := range []mount.Spec{
+		{Volume: "state", Target: "/state", Ephemeral: mount.Ephemeral{Size: 1 << 20, Inodes: 64}},
+		{Volume: "state", Target: "/seen", ReadOnly: true, Ephemeral: mount.Ephemeral{Size: 1 << 20, Inodes: 64}},
+	} {
+		spec.ID = spec.DerivedID()
+		c.Mounts, mounts = append(c.Mounts, spec), append(mounts, spec.Resolve(tpl.Owner))
+	}
+	s, err := b.Claim(ctx, c)
+	require.NoError(t, err)
+	t.Cleanup(func() { release(b, s.ID) })
+	_, err = b.Start(ctx, s.ID, warmpool.Start{Mounts: mounts})
+	require.NoError(t, err)
+	requireMounts(ctx, t, b, s.ID, c.Mounts[0].ID, c.Mounts[1].ID)
+	s, err = b.Get(ctx, s.ID)
+	require.NoError(t, err)
+	for _, m := range s.Mounts {
+		require.Contains(t, c.Mounts, m.Spec, "it is told as it was asked for")
+	}
+	other := mounts[0].Spec
+	other.Target, other.Ephemeral.Size = "/other", 2<<20
+	other.ID = other.DerivedID()
+	_, _, err = b.Publish(ctx, s.ID, other.Resolve(tpl.Owner))
+	requireCode(t, warmpool.Conflict, err)
+	require.ErrorContains(t, err, "it is one volume")
+}
+
 func requireMounts(ctx context.Context, t *testing.T, b Backend, id warmpool.ID, want ...string) {
 	t.Helper()
 	s, err := b.Get(ctx, id)

@@ -3,6 +3,7 @@
 package tmpfs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,10 +32,15 @@ const (
 	minDefault, maxDefault = 1 << 10, 1 << 20
 )
 
+// ModeShared is for volumes that containers of different users share, as Kubernetes' emptyDir is.
+const ModeShared = "0777"
+
 // Driver makes tmpfs volumes. The zero value is ready.
 type Driver struct {
 	// MaxSize is the largest volume, in bytes; zero means no limit but the machine's.
 	MaxSize int64
+	// Mode is the root directory's permissions, in octal; 0755 when empty.
+	Mode string
 }
 
 // Check refuses sizes, attributes and options that a tmpfs cannot have.
@@ -62,12 +68,13 @@ func (d *Driver) Unmount(context.Context, string, mount.Process) error { return 
 type volume struct {
 	size, inodes int64
 	owner        mount.Owner
+	mode         string
 	readOnly     bool
 	attrs        int // of the mount, not the file system
 }
 
 func (d *Driver) parse(m mount.Mount) (volume, error) {
-	v := volume{owner: m.Owner, attrs: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	v := volume{owner: m.Owner, mode: cmp.Or(d.Mode, "0755"), attrs: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	for _, k := range slices.Sorted(maps.Keys(m.Attributes)) {
 		if k != AttrSize && k != AttrInodes {
 			return v, fmt.Errorf("%w: a tmpfs has no attribute %q; known are size and inodes", mount.ErrInvalid, k)
@@ -108,9 +115,9 @@ func (d *Driver) size(text string) (int64, error) {
 	if text == "" {
 		return 0, fmt.Errorf("%w: the attribute size is required, such as 64Mi", mount.ErrInvalid)
 	}
-	n, err := quantity(text)
+	n, err := mount.Quantity(text)
 	switch {
-	case errors.Is(err, errQuantity):
+	case errors.Is(err, mount.ErrQuantity):
 		return 0, fmt.Errorf("%w: the attribute size must be a quantity such as 64Mi", mount.ErrInvalid)
 	case err != nil || n < minSize:
 		return 0, fmt.Errorf("%w: the attribute size must be a whole number of bytes, at least 4Ki", mount.ErrInvalid)
@@ -141,7 +148,7 @@ func (v volume) make() (*os.File, error) {
 		{"source", "tmpfs"},
 		{"size", strconv.FormatInt(v.size, 10)},
 		{"nr_inodes", strconv.FormatInt(v.inodes, 10)},
-		{"mode", "0755"},
+		{"mode", v.mode},
 		{"uid", strconv.FormatUint(uint64(v.owner.UID), 10)},
 		{"gid", strconv.FormatUint(uint64(v.owner.GID), 10)},
 	}

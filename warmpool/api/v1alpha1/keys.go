@@ -65,6 +65,8 @@ const (
 	MetadataMountPoint   = "e2b.agents.kruise.io/csi-mount-point"
 	MetadataSubPath      = "e2b.agents.kruise.io/csi-subpath"
 	MetadataVolumeConfig = "e2b.agents.kruise.io/csi-volume-config"
+	// MetadataEphemeral is ours: volumes in the sandbox's own memory.
+	MetadataEphemeral = "sandgate.dev/ephemeral-volumes"
 )
 
 // Runtime names with a meaning of their own.

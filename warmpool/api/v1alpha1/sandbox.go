@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -103,7 +104,7 @@ type Mount struct {
 	// +optional
 	// +kubebuilder:validation:Enum=PersistentVolume;PersistentVolumeClaim;PoolVolume
 	Kind string `json:"kind,omitempty"`
-	// Volume is the name of the volume.
+	// Volume is the name of the volume; with ephemeral, that of an ephemeral volume.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Volume string `json:"volume"`
@@ -125,9 +126,24 @@ type Mount struct {
 	// AllowNonEmpty accepts a directory at path that has entries; the mount hides them. Default false.
 	// +optional
 	AllowNonEmpty bool `json:"allowNonEmpty,omitempty"`
+	// Ephemeral makes volume the name of a volume in the sandbox's own memory, which all mounts of that name share.
+	// +optional
+	Ephemeral *Ephemeral `json:"ephemeral,omitempty"`
 	// RequestedAt is when a request over the API asked for the mount, which the request makes then; none for one that somebody adds here.
 	// +optional
 	RequestedAt *metav1.MicroTime `json:"requestedAt,omitempty"`
+}
+
+// Ephemeral is a volume in a sandbox's memory, which ends with the sandbox.
+type Ephemeral struct {
+	// Size is how much it holds, at least 4Ki. What is in it counts as memory of the container that wrote it, and must fit into that
+	// container's limit.
+	Size resource.Quantity `json:"size"`
+	// Inodes is how many files and directories it holds. Default one for each 16Ki of size, at least 1024.
+	// +optional
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=1048576
+	Inodes int64 `json:"inodes,omitempty"`
 }
 
 // Principal is who asked.

@@ -1,4 +1,4 @@
-package tmpfs
+package mount
 
 import (
 	"errors"
@@ -6,9 +6,10 @@ import (
 	"regexp"
 )
 
+// Why a text is no whole number of bytes.
 var (
-	errQuantity = errors.New("not a quantity")
-	errInexact  = errors.New("not a whole number that fits")
+	ErrQuantity = errors.New("not a quantity")
+	ErrInexact  = errors.New("not a whole number that fits")
 )
 
 // grammar is Kubernetes': a decimal number with an exponent or a suffix.
@@ -19,12 +20,12 @@ var suffixes = map[string]string{
 	"Ki": "1024", "Mi": "1048576", "Gi": "1073741824", "Ti": "1099511627776", "Pi": "1125899906842624", "Ei": "1152921504606846976",
 }
 
-// quantity is a whole number as Kubernetes writes quantities. Kubernetes' own package for them would cost each agent that idles in a pod
-// more than half a megabyte.
-func quantity(text string) (int64, error) {
+// Quantity is a whole number as Kubernetes writes quantities, such as 64Mi. Kubernetes' own package for them would cost each agent that idles
+// in a pod more than half a megabyte. The error is ErrQuantity or ErrInexact.
+func Quantity(text string) (int64, error) {
 	parts := grammar.FindStringSubmatch(text)
 	if parts == nil {
-		return 0, errQuantity
+		return 0, ErrQuantity
 	}
 	number, factor := parts[1], suffixes[parts[2]]
 	if factor == "" {
@@ -33,10 +34,10 @@ func quantity(text string) (int64, error) {
 	n, okN := new(big.Rat).SetString(number)
 	by, okF := new(big.Rat).SetString(factor)
 	if !okN || !okF {
-		return 0, errQuantity
+		return 0, ErrQuantity
 	}
 	if n.Mul(n, by); !n.IsInt() || !n.Num().IsInt64() {
-		return 0, errInexact
+		return 0, ErrInexact
 	}
 	return n.Num().Int64(), nil
 }

@@ -1,10 +1,12 @@
-package tmpfs
+package mount_test
 
 import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
 func TestAQuantityMeansWhatItMeansToKubernetes(t *testing.T) {
@@ -14,14 +16,14 @@ func TestAQuantityMeansWhatItMeansToKubernetes(t *testing.T) {
 		"5mi", "0x10", "1_000", "1e3Mi", "1e", "--5", "5Mi5", "Inf", "1/2", "1e999", "0.1", "100.1Ki", "1099511627776",
 	} {
 		q, err := resource.ParseQuantity(text)
-		got, mine := quantity(text)
+		got, mine := mount.Quantity(text)
 		if err != nil || q.IsZero() && mine != nil { // to Kubernetes, "Mi" is 0
 			require.Error(t, mine, "%q", text)
 			continue
 		}
 		if mine != nil { // what it rounds, or cannot count
 			_, exact := q.AsInt64()
-			require.ErrorIs(t, mine, errInexact, "%q", text)
+			require.ErrorIs(t, mine, mount.ErrInexact, "%q", text)
 			require.False(t, exact, "%q", text)
 			continue
 		}

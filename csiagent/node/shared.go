@@ -1,0 +1,152 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// An ephemeral volume is one file system for all of its mounts. It lives as long as somebody has a mount of it: the containers, and this
+// Node, which holds one more that is nowhere, so that a container may end and get it again. An agent that starts again takes its own from
+// a container that has one. Only when the agent and all of the containers end together is the volume lost; a file beside the journal
+// remembers that it was there, so that nobody gets an empty one for it without being told.
+
+// errLost is told once, before such a volume begins anew.
+var errLost = fmt.Errorf("%w: its content is lost, since the agent and every container that had it have ended; it begins empty at the next try", mount.ErrUnavailable)
+
+// volume is the lock of an ephemeral volume; no target is called so.
+func volume(handle string) place { return place{target: "volume " + handle} }
+
+// share returns a tree of the ephemeral volume of m, which is made when this is its first mount. Its lock is held.
+func (n *Node) share(ctx context.Context, done *steps, driver Driver, p place, r *record, m mount.Mount) (*attach.Tree, error) {
+	r.FSType = "tmpfs"
+	if tree, err := n.another(ctx, m); tree != nil || err != nil {
+		if tree != nil {
+			done.did(func(context.Context) error { _ = tree.Close(); return nil }) // closed twice when it was attached
+		}
+		return tree, err
+	}
+	switch err := n.remember(m.VolumeHandle); {
+	case errors.Is(err, fs.ErrExist):
+		return nil, errors.Join(errLost, n.discard(m.VolumeHandle))
+	case err != nil:
+		return nil, err
+	}
+	done.did(func(context.Context) error { return n.discard(m.VolumeHandle) })
+	m.ReadOnly = false // this mount may be; the volume is another's to write to
+	return n.stage(ctx, done, driver, p, r, m)
+}
+
+// another is one more mount of an ephemeral volume that is there, nil when nobody has one.
+func (n *Node) another(ctx context.Context, m mount.Mount) (*attach.Tree, error) {
+	n.mu.Lock()
+	held := n.held[m.VolumeHandle]
+	n.mu.Unlock()
+	if held != nil {
+		return attach.Clone(held.Root(), attach.CloneOptions{ReadOnly: m.ReadOnly})
+	}
+	for _, e := range n.entries() {
+		if e.VolumeHandle != m.VolumeHandle {
+			continue
+		}
+		t, err := n.target(ctx, e)
+		if err == nil {
+			var tree *attach.Tree
+			if tree, err = t.Clone(ctx, e.Spec.Target, e.MountID, m.ReadOnly); err == nil {
+				return tree, nil
+			}
+		}
+		if !errors.Is(err, attach.ErrGone) && !errors.Is(err, attach.ErrNotFound) {
+			n.config.Logger.WarnContext(ctx, "ephemeral volume cannot be taken from a container", "mount", e.Spec.ID, "error", err)
+			return nil, fmt.Errorf("%w: a container that may have the volume cannot be reached", mount.ErrUnavailable)
+		}
+	}
+	return nil, nil
+}
+
+// keepHeld is hold for an agent that has started again. Somebody who works on the volume holds it himself.
+func (n *Node) keepHeld(ctx context.Context, t Target, e *entry) {
+	n.mu.Lock()
+	have := n.held[e.VolumeHandle]
+	n.mu.Unlock()
+	if have != nil {
+		return
+	}
+	unlock, err := n.locks.take(ctx, volume(e.VolumeHandle))
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if n.at(e.place()) == e {
+		n.hold(ctx, t, e)
+	}
+}
+
+// hold takes a mount of e's volume, which was just seen in t, for this Node, in the place of one that it may have: kernels before 6.15 clone
+// one that is nowhere only once. The volume's lock is held.
+func (n *Node) hold(ctx context.Context, t Target, e *entry) {
+	tree, err := t.Clone(ctx, e.Spec.Target, e.MountID, false)
+	if err != nil {
+		n.config.Logger.WarnContext(ctx, "ephemeral volume lives in its containers only", "mount", e.Spec.ID, "error", err)
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if have := n.held[e.VolumeHandle]; have != nil {
+		_ = have.Close()
+	}
+	if n.held == nil {
+		n.held = map[string]*attach.Tree{}
+	}
+	n.held[e.VolumeHandle] = tree
+}
+
+// drop lets go of an ephemeral volume that has no mount any more.
+func (n *Node) drop(ctx context.Context, handle string) error {
+	unlock, err := n.locks.take(ctx, volume(handle))
+	if err != nil {
+		return fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
+	}
+	defer unlock()
+	for _, e := range n.entries() {
+		if e.VolumeHandle == handle {
+			return nil
+		}
+	}
+	n.mu.Lock()
+	if held := n.held[handle]; held != nil {
+		_ = held.Close()
+		delete(n.held, handle)
+	}
+	n.mu.Unlock()
+	return n.discard(handle)
+}
+
+// remember writes down that the volume is there; fs.ErrExist when it is written already.
+func (n *Node) remember(handle string) error {
+	f, err := os.OpenFile(n.memory(handle), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return f.Close()
+}
+
+func (n *Node) discard(handle string) error {
+	if err := os.Remove(n.memory(handle)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+func (n *Node) memory(handle string) string {
+	sum := sha256.Sum256([]byte(handle))
+	return filepath.Join(n.journal.dir, hex.EncodeToString(sum[:12])+".volume")
+}

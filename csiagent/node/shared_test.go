@@ -1,0 +1,223 @@
+//go:build linux
+
+package node_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/node"
+)
+
+// pair is a world whose sandbox has a second container, "reader"; each may end and be another one.
+type pair struct {
+	*world
+
+	mu  sync.Mutex
+	now map[string]*attach.Namespace // nil: the container has ended
+	box map[string]*box
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	p := &pair{now: map[string]*attach.Namespace{}, box: map[string]*box{}}
+	p.world = newWorld(t, func(c *node.Config) {
+		c.Drivers[mount.DriverEphemeral] = &tmpfs.Driver{Mode: tmpfs.ModeShared}
+		c.Target = func(_ context.Context, name string) (node.Target, error) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if ns := p.now[name]; ns != nil {
+				return ns, nil
+			}
+			return nil, attach.ErrGone
+		}
+	})
+	p.begin("")
+	p.begin("reader")
+	return p
+}
+
+// begin starts a container, for the first time or again.
+func (p *pair) begin(name string) {
+	p.t.Helper()
+	b := newBox(p.t)
+	ns := b.namespace(p.t)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.box[name], p.now[name] = b, ns
+}
+
+// end ends a container, and its mounts with it.
+func (p *pair) end(name string) {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	require.NoError(p.t, p.now[name].Close())
+	p.box[name].end()
+	p.now[name] = nil
+}
+
+func (p *pair) file(container, name string) string { return p.box[container].path("state", name) }
+
+func (p *pair) read(container, name string) string {
+	p.t.Helper()
+	text, err := os.ReadFile(p.file(container, name))
+	require.NoError(p.t, err)
+	return string(text)
+}
+
+const mebi = 1 << 20
+
+// state is the volume as a container has it.
+func state(container string, readOnly bool) mount.Mount {
+	return mount.Spec{
+		Volume: "state", Target: "/state", Container: container, ReadOnly: readOnly, Ephemeral: mount.Ephemeral{Size: mebi, Inodes: 16},
+	}.Resolve(mount.Owner{UID: 1000, GID: 1000})
+}
+
+func (p *pair) publish(ms ...mount.Mount) {
+	p.t.Helper()
+	var g errgroup.Group
+	for _, m := range ms {
+		g.Go(func() error { return p.Publish(p.t.Context(), m) })
+	}
+	require.NoError(p.t, g.Wait())
+}
+
+func TestContainersShareAnEphemeralVolumeAndItsLimits(t *testing.T) {
+	for _, first := range []string{"the writer", "the reader", "both at once"} {
+		t.Run(first+" first", func(t *testing.T) {
+			p := newPair(t)
+			writer, reader := state("", false), state("reader", true)
+			switch first {
+			case "the writer":
+				p.publish(writer)
+				p.publish(reader)
+			case "the reader":
+				p.publish(reader)
+				p.publish(writer)
+			default:
+				p.publish(writer, reader)
+			}
+			require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+			require.Equal(t, "1", p.read("reader", "heartbeat"))
+			require.ErrorIs(t, os.WriteFile(p.file("reader", "heartbeat"), []byte("2"), 0o644), unix.EROFS)
+			require.ErrorIs(t, os.WriteFile(p.file("", "big"), make([]byte, mebi), 0o644), unix.ENOSPC)
+			require.NoError(t, os.Remove(p.file("", "big")))
+			var err error
+			for n := 0; err == nil && n < 32; n++ {
+				err = os.WriteFile(p.file("", "f"+string(rune('a'+n))), nil, 0o644)
+			}
+			require.ErrorIs(t, err, unix.ENOSPC, "inodes are limited too")
+			st, err := os.Stat(p.file("", ""))
+			require.NoError(t, err)
+			require.Equal(t, os.FileMode(0o777), st.Mode().Perm(), "whatever users the containers have")
+		})
+	}
+}
+
+func TestAContainerThatStartsAgainGetsTheSameEphemeralVolume(t *testing.T) {
+	p := newPair(t)
+	p.publish(state("", false), state("reader", true))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	for _, name := range []string{"reader", "", "reader"} {
+		p.end(name)
+		p.begin(name)
+		p.publish(state(name, name == "reader"))
+		require.Equal(t, "1", p.read(name, "heartbeat"))
+	}
+	p.end("")
+	p.end("reader")
+	p.begin("reader")
+	p.begin("")
+	p.publish(state("reader", true), state("", false))
+	require.Equal(t, "1", p.read("reader", "heartbeat"), "the agent holds it while nobody else does")
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("2"), 0o644))
+	require.Equal(t, "2", p.read("reader", "heartbeat"), "it is one volume again")
+}
+
+func TestAnAgentThatStartsAgainTakesTheEphemeralVolumeFromItsContainers(t *testing.T) {
+	p := newPair(t)
+	p.publish(state("", false), state("reader", true))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	p.restart()
+	require.NoError(t, p.Adopt(t.Context()))
+	p.publish(state("", false), state("reader", true)) // as the controller does
+	require.Equal(t, "1", p.read("", "heartbeat"))
+
+	p.end("")
+	p.begin("")
+	p.publish(state("", false))
+	require.Equal(t, "1", p.read("", "heartbeat"), "from the reader, whose own mount refuses writes")
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("2"), 0o644))
+	require.Equal(t, "2", p.read("reader", "heartbeat"))
+
+	p.restart()
+	require.NoError(t, p.Adopt(t.Context()))
+	for _, l := range p.Mounts(t.Context()) { // to look at it is enough for the agent to hold it
+		require.Equal(t, node.Mounted, l.Phase)
+	}
+	p.end("")
+	p.end("reader")
+	p.begin("reader")
+	p.publish(state("reader", true))
+	require.Equal(t, "2", p.read("reader", "heartbeat"))
+}
+
+func TestAnEphemeralVolumeThatIsLostIsNotQuietlyReplaced(t *testing.T) {
+	p := newPair(t)
+	p.publish(state("", false), state("reader", true))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	p.Close() // with what it holds
+	p.end("")
+	p.end("reader")
+	p.restart()
+	require.NoError(t, p.Adopt(t.Context()))
+	p.begin("")
+	p.begin("reader")
+	err := p.Publish(t.Context(), state("", false))
+	require.ErrorIs(t, err, mount.ErrUnavailable)
+	require.ErrorContains(t, err, "its content is lost")
+	p.publish(state("reader", true), state("", false))
+	require.NoFileExists(t, p.file("reader", "heartbeat"))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("2"), 0o644))
+	require.Equal(t, "2", p.read("reader", "heartbeat"))
+}
+
+func TestAnEphemeralVolumeEndsWithItsLastMount(t *testing.T) {
+	p := newPair(t)
+	p.publish(state("", false), state("reader", true))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	id := node.Identity{VolumeHandle: state("", false).VolumeHandle, Target: "/state"}
+	require.NoError(t, p.Unpublish(t.Context(), id))
+	require.Equal(t, "1", p.read("reader", "heartbeat"), "the other container keeps its mount")
+	id.Container = "reader"
+	require.NoError(t, p.UnpublishIdle(t.Context(), id))
+	p.publish(state("", false))
+	require.NoFileExists(t, p.file("", "heartbeat"), "another one of its name is another one")
+}
+
+func TestAnEphemeralVolumeThatCouldNotBeAttachedWasNeverThere(t *testing.T) {
+	p := newPair(t)
+	require.NoError(t, os.MkdirAll(filepath.Join(p.box[""].path(), "full", "x"), 0o755))
+	m := state("", false)
+	m.Target = "/full"
+	require.ErrorIs(t, p.Publish(t.Context(), m), node.ErrConflict)
+	p.publish(state("", false))
+	other := state("reader", false)
+	other.Ephemeral.Size *= 2
+	other.Attributes = map[string]string{"size": "2Mi"}
+	var faults mount.Faults
+	require.True(t, errors.As(p.Publish(t.Context(), other), &faults), "one volume has one size")
+}
