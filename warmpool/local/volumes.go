@@ -33,6 +33,10 @@ func volumesOf(list []v1alpha1.PoolVolume) (out []warmpool.PoolVolume) {
 			p.Claim = v.PersistentVolumeClaim.ClaimName
 		}
 		out = append(out, p)
+		further, _ := template.Further(v)
+		for _, m := range further {
+			out = append(out, warmpool.PoolVolume{Mount: m, AtClaim: p.AtClaim})
+		}
 	}
 	return out
 }

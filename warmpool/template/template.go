@@ -66,16 +66,22 @@ func Of(set *v1alpha1.SandboxSet) (warmpool.Template, error) {
 	for _, r := range set.Spec.Runtimes {
 		t.Runtimes = append(t.Runtimes, r.Name)
 	}
+	t.Containers, err = containersOf(set)
+	return t, err
+}
+
+func containersOf(set *v1alpha1.SandboxSet) (out []warmpool.Container, err error) {
+	containers := set.Spec.Template.Spec.Containers
 	takers, err := injector.Takers(set.Spec.Template.Annotations, containers)
 	if err != nil {
-		return warmpool.Template{}, err
+		return nil, err
 	}
 	for _, c := range containers {
-		t.Containers = append(t.Containers, warmpool.Container{
+		out = append(out, warmpool.Container{
 			Name: c.Name, Mounts: slices.Contains(takers, c.Name), Memory: c.Resources.Limits.Memory().Value(),
 		})
 	}
-	return t, nil
+	return out, nil
 }
 
 // OfSandbox is the template that a Sandbox was made from, named after its pool.

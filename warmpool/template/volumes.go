@@ -23,16 +23,20 @@ import (
 func Volumes(set *v1alpha1.SandboxSet) ([]warmpool.PoolVolume, error) {
 	var out []warmpool.PoolVolume
 	var wrong []string
+	var of []int // the volume of each
 	for i, v := range set.Spec.Volumes {
 		m, faults := Volume(v)
-		wrong = append(wrong, placed(faults.At(i))...)
+		further, more := Further(v)
+		wrong = append(wrong, placed(append(faults, more...).At(i))...)
 		if m.Kind == mount.KindPool {
 			m.Driver, m.VolumeHandle = mount.DriverPool, "pool/"+v.Name
 			m.Attributes, m.AccessMode = map[string]string{"path": mount.PoolDir + "/" + v.Name}, mount.ReadWriteMany
 		}
-		out = append(out, warmpool.PoolVolume{Mount: m, AtClaim: v.MountAt == v1alpha1.MountAtClaim})
+		for _, m := range append([]mount.Mount{m}, further...) {
+			out, of = append(out, warmpool.PoolVolume{Mount: m, AtClaim: v.MountAt == v1alpha1.MountAtClaim}), append(of, i)
+		}
 	}
-	if wrong = append(wrong, together(set, out)...); len(wrong) > 0 {
+	if wrong = append(wrong, together(set, out, of)...); len(wrong) > 0 {
 		return nil, errors.New(strings.Join(wrong, "; "))
 	}
 	return out, nil
@@ -47,9 +51,11 @@ func Volume(v v1alpha1.PoolVolume) (mount.Mount, mount.Faults) {
 		faults = append(faults, mount.Fault{Field: field, Reason: reason})
 	}
 	if sources(v) != 1 {
-		refuse("source", "give exactly one of nfs, persistentVolumeClaim, hostPath and persistentVolume")
+		refuse("source", "give exactly one of nfs, persistentVolumeClaim, hostPath, persistentVolume and ephemeral")
 	}
 	switch {
+	case v.Ephemeral != nil:
+		spec.Kind, spec.Ephemeral, spec.AllowNonEmpty = "", sizeOf(*v.Ephemeral), true
 	case v.PersistentVolume != nil:
 		spec.Kind, spec.Volume = "", v.PersistentVolume.Name
 	case v.NFS != nil:
@@ -86,9 +92,34 @@ func Volume(v v1alpha1.PoolVolume) (mount.Mount, mount.Faults) {
 	return m, append(faults, bad...)
 }
 
+// Further are the other places of an ephemeral volume. Those of another one are a fault.
+func Further(v v1alpha1.PoolVolume) (out []mount.Mount, faults mount.Faults) {
+	if v.Ephemeral == nil && len(v.Mounts) > 0 {
+		return nil, mount.Faults{{Field: "mounts", Reason: "are further places of an ephemeral volume; this one has mountPath only"}}
+	}
+	for k, p := range v.Mounts {
+		spec := mount.Spec{
+			ID: fmt.Sprintf("%s.%d", v.Name, k+1), Volume: v.Name, Target: p.MountPath, ReadOnly: p.ReadOnly, Container: p.Container,
+			Ephemeral: sizeOf(*v.Ephemeral), AllowNonEmpty: true,
+		}
+		parsed, err := mount.Parse(spec)
+		var bad mount.Faults
+		if errors.As(err, &bad) {
+			for _, f := range bad {
+				if f.Field == mount.FieldTarget || f.Field == mount.FieldContainer { // the rest is the volume's, and told
+					faults = append(faults, mount.Fault{Field: mount.Field(fmt.Sprintf("mounts[%d].%s", k, cmp.Or(fields[f.Field], string(f.Field)))), Reason: f.Reason})
+				}
+			}
+			continue
+		}
+		out = append(out, mount.Mount{Spec: parsed})
+	}
+	return out, faults
+}
+
 // sources counts the sources that are set.
 func sources(v v1alpha1.PoolVolume) (n int) {
-	for _, set := range []bool{v.NFS != nil, v.PersistentVolumeClaim != nil, v.HostPath != nil, v.PersistentVolume != nil} {
+	for _, set := range []bool{v.NFS != nil, v.PersistentVolumeClaim != nil, v.HostPath != nil, v.PersistentVolume != nil, v.Ephemeral != nil} {
 		if set {
 			n++
 		}
@@ -97,7 +128,7 @@ func sources(v v1alpha1.PoolVolume) (n int) {
 }
 
 // together is what is wrong with volumes beside each other and the template.
-func together(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume) (wrong []string) {
+func together(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume, of []int) (wrong []string) {
 	if len(all) == 0 {
 		return nil
 	}
@@ -111,12 +142,33 @@ func together(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume) (wrong []stri
 	}
 	var faults mount.Faults
 	_ = errors.As(policy.Admit(ms), &faults)
+	faults = append(faults, housed(set, all)...)
+	for i := range faults {
+		faults[i].Index = of[faults[i].Index]
+	}
 	for _, line := range placed(faults) {
 		if !slices.Contains(wrong, line) {
 			wrong = append(wrong, line)
 		}
 	}
 	return wrong
+}
+
+// housed is what is wrong with volumes in the containers that are to have them.
+func housed(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume) (faults mount.Faults) {
+	containers, err := containersOf(set)
+	if err != nil {
+		return nil // which is told of the template
+	}
+	specs := make([]mount.Spec, len(all))
+	for i, v := range all {
+		specs[i] = v.Spec
+		if v.Container != "" && !slices.ContainsFunc(containers, func(c warmpool.Container) bool { return c.Name == v.Container && c.Mounts }) {
+			faults = append(faults, mount.Fault{Index: i, Field: mount.FieldContainer, Reason: fmt.Sprintf(
+				"%q is no container that takes mounts: spec.template must have it and name it in annotation %s", v.Container, injector.AnnotationContainers)})
+		}
+	}
+	return append(faults, warmpool.Template{Containers: containers}.Overfull(specs)...)
 }
 
 // fields are the fields of a Spec by the names that they have in a set.
@@ -159,7 +211,10 @@ func Asked(volumes []v1alpha1.PoolVolume, atClaim bool) (out []v1alpha1.Mount) {
 	for _, v := range volumes {
 		if (v.MountAt == v1alpha1.MountAtClaim) == atClaim {
 			m, _ := Volume(v)
-			out = append(out, Mount(m.Spec))
+			further, _ := Further(v)
+			for _, m := range append([]mount.Mount{m}, further...) {
+				out = append(out, Mount(m.Spec))
+			}
 		}
 	}
 	return out

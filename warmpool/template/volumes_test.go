@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/ptr"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -101,6 +102,58 @@ func TestAPoolsVolumesAreRefusedWithTheirPlaces(t *testing.T) {
 			}
 			_, err = template.Of(c.set)
 			require.Error(t, err)
+		})
+	}
+}
+
+func TestAnEphemeralVolumeIsInEachContainerThatTheSetSays(t *testing.T) {
+	state := v1alpha1.PoolVolume{
+		Name: "state", MountPath: "/srv/runtime", Ephemeral: &v1alpha1.Ephemeral{Size: resource.MustParse("64Mi"), Inodes: 99},
+		Mounts: []v1alpha1.PoolMount{{Container: "reader", MountPath: "/srv/runtime", ReadOnly: true}},
+	}
+	set := func(change func(*v1alpha1.SandboxSet)) *v1alpha1.SandboxSet {
+		s := setOf(*state.DeepCopy())
+		limit := corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("64Mi")}}
+		s.Spec.Template.Annotations = map[string]string{"sandgate.dev/mount-containers": "reader"}
+		s.Spec.Template.Spec.Containers = []corev1.Container{{Name: "writer", Resources: limit}, {Name: "reader", Resources: limit}, {Name: "third"}}
+		if change != nil {
+			change(s)
+		}
+		return s
+	}
+	got, err := template.Of(set(nil))
+	require.NoError(t, err)
+	size := mount.Ephemeral{Size: 64 << 20, Inodes: 99}
+	want := []mount.Spec{
+		{ID: "state", Volume: "state", Target: "/srv/runtime", Ephemeral: size, AllowNonEmpty: true},
+		{ID: "state.1", Volume: "state", Target: "/srv/runtime", Ephemeral: size, AllowNonEmpty: true, Container: "reader", ReadOnly: true},
+	}
+	require.Equal(t, want, []mount.Spec{got.Volumes[0].Spec, got.Volumes[1].Spec})
+	var written []mount.Spec
+	for _, m := range template.Asked(set(nil).Spec.Volumes, false) {
+		written = append(written, template.Spec(m))
+	}
+	require.Equal(t, want, written, "and in the Sandbox")
+	require.Empty(t, template.Mounted(set(nil).Spec.Volumes), "no kubelet mounts it")
+
+	for name, c := range map[string]struct {
+		change func(*v1alpha1.SandboxSet)
+		want   string
+	}{
+		"more than the writer's memory": {func(s *v1alpha1.SandboxSet) { s.Spec.Volumes[0].Ephemeral.Size = resource.MustParse("65Mi") }, `volumes[0].size: what container "writer"`},
+		"no memory limit":               {func(s *v1alpha1.SandboxSet) { s.Spec.Template.Spec.Containers[0].Resources.Limits = nil }, "volumes[0].size: container \"writer\" has no memory limit"},
+		"a container that takes none":   {func(s *v1alpha1.SandboxSet) { s.Spec.Volumes[0].Mounts[0].Container = "third" }, `volumes[0].container: "third" is no container that takes mounts`},
+		"a path below /tmp":             {func(s *v1alpha1.SandboxSet) { s.Spec.Volumes[0].Mounts[0].MountPath = "/tmp/x" }, "volumes[0].mounts[0].mountPath: must not be below /tmp"},
+		"no size":                       {func(s *v1alpha1.SandboxSet) { s.Spec.Volumes[0].Ephemeral.Size = resource.Quantity{} }, "volumes[0].size: is required"},
+		"a sub path":                    {func(s *v1alpha1.SandboxSet) { s.Spec.Volumes[0].SubPath = "x" }, "volumes[0].subPath: an ephemeral volume is empty"},
+		"two sources":                   {func(s *v1alpha1.SandboxSet) { s.Spec.Volumes[0].NFS = &corev1.NFSVolumeSource{Server: "s", Path: "/"} }, "volumes[0].source: give exactly one"},
+		"places of another volume": {func(s *v1alpha1.SandboxSet) {
+			s.Spec.Volumes[0].Ephemeral, s.Spec.Volumes[0].HostPath = nil, &corev1.HostPathVolumeSource{Path: "/srv/x"}
+		}, "volumes[0].mounts: are further places of an ephemeral volume"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := template.Volumes(set(c.change))
+			require.ErrorContains(t, err, c.want)
 		})
 	}
 }

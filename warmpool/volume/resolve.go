@@ -41,7 +41,7 @@ func Resolve(ctx context.Context, r Reader, req Request) ([]mount.Mount, error) 
 		}
 		mounts[i] = m
 	}
-	res.memory()
+	res.faults = append(res.faults, req.Template.Overfull(req.Specs)...)
 	return mounts, res.faults.Err()
 }
 

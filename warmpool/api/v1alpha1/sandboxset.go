@@ -98,7 +98,8 @@ type UpdateStrategy struct {
 
 // PoolVolume is a volume of every sandbox of a pool. Exactly one source is set. nfs, persistentVolumeClaim and hostPath are mounted by the
 // kubelet beside the sandbox when its pod is made, and attached from there; a persistentVolume is mounted as if a request had named it.
-// +kubebuilder:validation:XValidation:rule="[has(self.nfs),has(self.persistentVolumeClaim),has(self.hostPath),has(self.persistentVolume)].filter(x,x).size()==1",message="give exactly one of nfs, persistentVolumeClaim, hostPath and persistentVolume"
+// +kubebuilder:validation:XValidation:rule="[has(self.nfs),has(self.persistentVolumeClaim),has(self.hostPath),has(self.persistentVolume),has(self.ephemeral)].filter(x,x).size()==1",message="give exactly one of nfs, persistentVolumeClaim, hostPath, persistentVolume and ephemeral"
+// +kubebuilder:validation:XValidation:rule="!has(self.mounts) || has(self.ephemeral)",message="mounts are further places of an ephemeral volume; other volumes have mountPath only"
 type PoolVolume struct {
 	// Name is the mount's ID in the API, and its place among the set's volumes. At most 49 characters.
 	// +kubebuilder:validation:MaxLength=49
@@ -116,7 +117,11 @@ type PoolVolume struct {
 	// PersistentVolume keeps to the rules of its annotations. One that is for certain teams is mounted at Claim, not at Ready.
 	// +optional
 	PersistentVolume *PersistentVolumeSource `json:"persistentVolume,omitempty"`
-	// MountPath is the absolute path in the sandbox.
+	// Ephemeral is a volume in each sandbox's own memory, which its containers share and which ends with it. A directory at its path may
+	// have entries, which the mount hides: the programs of the containers may have begun before it is mounted.
+	// +optional
+	Ephemeral *Ephemeral `json:"ephemeral,omitempty"`
+	// MountPath is the absolute path in the sandbox, in its first container.
 	// +kubebuilder:validation:Pattern=`^/`
 	// +kubebuilder:validation:MaxLength=4096
 	MountPath string `json:"mountPath"`
@@ -133,6 +138,27 @@ type PoolVolume struct {
 	// +kubebuilder:default=Ready
 	// +kubebuilder:validation:Enum=Ready;Claim
 	MountAt string `json:"mountAt,omitempty"`
+	// Mounts are further places of an ephemeral volume, in the other containers above all. The mount's ID in the API is the volume's name
+	// with a dot and the number of the place, from 1.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=15
+	Mounts []PoolMount `json:"mounts,omitempty"`
+}
+
+// PoolMount is a further place of an ephemeral volume.
+type PoolMount struct {
+	// Container has it. The pod template's annotation sandgate.dev/mount-containers must name it, unless it is the first.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Container string `json:"container"`
+	// MountPath is the absolute path in it.
+	// +kubebuilder:validation:Pattern=`^/`
+	// +kubebuilder:validation:MaxLength=4096
+	MountPath string `json:"mountPath"`
+	// ReadOnly refuses writes. Default false.
+	// +optional
+	ReadOnly bool `json:"readOnly,omitempty"`
 }
 
 // Times of PoolVolume.MountAt.
