@@ -73,6 +73,7 @@ func rights(pool, release string) map[string][]rbacv1.PolicyRule {
 			rule(v1alpha1.Group, "sandboxsets/status", "patch"),
 			rule(v1alpha1.Group, "sandboxsets/finalizers", "update"),
 			rule("", "pods", "get", "list", "watch", "create", "patch", "delete"),
+			rule("", "persistentvolumeclaims", "get"),
 			rule("", "secrets", "create", "update"),
 			rule("networking.k8s.io", "networkpolicies", "list", "watch", "create", "update", "delete"),
 			rule("events.k8s.io", "events", "create", "patch"),
