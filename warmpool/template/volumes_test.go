@@ -121,6 +121,7 @@ func TestAnEphemeralVolumeIsInEachContainerThatTheSetSays(t *testing.T) {
 		}
 		return s
 	}
+	require.Equal(t, injector.AnnotationContainers, v1alpha1.AnnotationContainers)
 	got, err := template.Of(set(nil))
 	require.NoError(t, err)
 	size := mount.Ephemeral{Size: 64 << 20, Inodes: 99}
