@@ -14,6 +14,9 @@ import (
 // beneath is move_mount's flag for a mount under the one that is there; kernels before 6.5 answer EINVAL to it.
 var beneath = 0x200 // MOVE_MOUNT_BENEATH, which golang.org/x/sys does not have
 
+// between is called when both are there, the old one above; tests die in it.
+var between = func() {}
+
 // Replace puts t where the mount old is, and takes old away: beneath it first, so that at no moment anybody sees the bare directory.
 // Kernels before 6.5 take old away before; nothing else that this process does there comes in between. Whoever has a file or his working
 // directory in old keeps the old tree until he lets go. An old that is not there any more makes it an Attach. When it fails after old
@@ -58,6 +61,7 @@ func replace(procs, tree int, id uint64, rel string, old uint64, o AttachOptions
 			}
 			return put(procs, tree, id, where, AttachOptions{AllowNonEmpty: true})
 		case err == nil:
+			between()
 			return uncover(procs, where, id, old)
 		case !moved(err):
 			return err

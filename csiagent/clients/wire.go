@@ -129,13 +129,13 @@ func receive(c *net.UnixConn, v any) (f *os.File, err error) {
 	}()
 	for {
 		n, r, _, _, err := c.ReadMsgUnix(buf, rights)
-		if got := descriptor(rights[:r]); got != nil {
+		if got := descriptor(rights[:max(r, 0)]); got != nil {
 			if f != nil {
 				_ = f.Close()
 			}
 			f = got
 		}
-		text = append(text, buf[:n]...)
+		text = append(text, buf[:max(n, 0)]...)
 		switch {
 		case len(text) > longest:
 			return f, errors.New("clients: the message is too long")

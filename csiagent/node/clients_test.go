@@ -151,7 +151,7 @@ func TestAClientOfAnAgentThatWasKilledOverItIsNobodysForLong(t *testing.T) {
 	s, h := newStore(t), newHouse(t)
 	for _, step := range []string{"mounted", "probed", "attach", "attached"} {
 		w := newWorld(t, h.driver)
-		require.Equal(t, "killed", runVictim(t, w, s, step, "CLIENTS="+h.socket))
+		require.Equal(t, "killed", runVictim(t, w, s, "publish:"+step, "CLIENTS="+h.socket))
 		require.NoError(t, w.Adopt(t.Context()))
 		require.Eventually(t, func() bool { return client(t, filepath.Dir(h.socket)) == 0 }, 5*time.Second, 5*time.Millisecond, step)
 		require.Empty(t, w.box.mounts(t, "/data"))

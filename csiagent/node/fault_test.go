@@ -14,16 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
-	"github.com/sandgate-dev/sandgate/csiagent/clients"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
-	"github.com/sandgate-dev/sandgate/csiagent/probe"
 )
 
 // client is the process that serves the bucket of the only FUSE mount below dir; no arguments hold secrets, so they are searched.
@@ -260,27 +257,6 @@ func TestAClientOutlivesTheAgentAndIsAdopted(t *testing.T) {
 	}
 }
 
-func TestAnAgentKilledAtAnyStepLeavesNothingThatAdoptDoesNotFind(t *testing.T) {
-	s := newStore(t)
-	for _, step := range []string{"started", "mounted", "probed", "attach", "attached"} {
-		t.Run(step, func(t *testing.T) {
-			w := newWorld(t)
-			require.Equal(t, "killed", runVictim(t, w, s, step))
-			require.NoError(t, w.Adopt(t.Context()))
-			if !assert.Eventually(t, func() bool { return len(leftovers(t, w.config.Dir)) == 0 }, 5*time.Second, 5*time.Millisecond) {
-				t.Fatalf("no mount and no client should be left: %q", leftovers(t, w.config.Dir))
-			}
-			require.Empty(t, w.Mounts(t.Context()))
-			require.Empty(t, w.box.mounts(t, "/data"))
-			staged, err := filepath.Glob(w.config.Dir + "/staging/*")
-			require.NoError(t, err)
-			require.Empty(t, staged)
-			require.NoError(t, w.Publish(t.Context(), s.volume("/data")), "the same request works now")
-			require.Equal(t, node.Mounted, w.Mounts(t.Context())[0].Phase)
-		})
-	}
-}
-
 // murderer is a client that kills the agent that has started it, and goes on.
 const murderer = `#!/bin/sh
 kill -9 $PPID
@@ -303,94 +279,6 @@ func runVictim(t *testing.T, w *world, s *store, step string, env ...string) str
 		return "killed"
 	}
 	return err.Error() + w.log.String()
-}
-
-// victim is that process.
-func victim(args []string) int {
-	dir, pid, address, step := args[0], args[1], args[2], args[3]
-	f, err := os.Open(filepath.Join("/proc", pid, "ns", "mnt"))
-	if err != nil {
-		return 1
-	}
-	namespace, err := attach.NewNamespace(f, attach.NewThreads(1))
-	if err != nil {
-		return 1
-	}
-	var driver source = oss.New(local)
-	switch socket := os.Getenv("CLIENTS"); {
-	case socket != "":
-		driver = &clients.Driver{Socket: socket, Checks: func(mount.Mount) error { return nil }}
-	case step == "started":
-		c := local
-		c.Path = []string{os.Getenv("MURDERER")}
-		driver = oss.New(c)
-	}
-	d := &deadly{step: step, Namespace: namespace, source: driver, Prober: prober()}
-	var mounts node.Driver = d
-	if o, ok := driver.(node.Opener); ok {
-		mounts = struct {
-			*deadly
-			node.Opener
-		}{d, o}
-	}
-	n, err := node.New(node.Config{
-		Dir: dir, Drivers: map[string]node.Driver{mount.DriverOSS: mounts}, Policy: mount.DefaultPolicy(), Probe: d,
-		Target: func(context.Context, string) (node.Target, error) { return d, nil },
-	})
-	if err != nil {
-		return 1
-	}
-	if err := n.Adopt(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	if err := n.Publish(context.Background(), (&store{address: address}).volume("/data")); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	d.die("again")
-	return 0
-}
-
-// deadly dies at a step of a publish.
-type deadly struct {
-	step string
-	*attach.Namespace
-	source
-	*probe.Prober
-}
-
-// source is a driver of clients.
-type source interface {
-	node.Driver
-	node.Explainer
-	node.Renewer
-	node.Sweeper
-}
-
-func (d *deadly) die(step string) {
-	if d.step == step {
-		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
-		select {}
-	}
-}
-
-func (d *deadly) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
-	src, err := d.source.Mount(ctx, m, dir)
-	d.die("mounted")
-	return src, err
-}
-
-func (d *deadly) Read(ctx context.Context, dir *os.File, fstype string) error {
-	err := d.Prober.Read(ctx, dir, fstype)
-	d.die("probed")
-	return err
-}
-
-func (d *deadly) Attach(ctx context.Context, t *attach.Tree, target string, o attach.AttachOptions) (uint64, error) {
-	d.die("attach")
-	id, err := d.Namespace.Attach(ctx, t, target, o)
-	d.die("attached")
-	return id, err
 }
 
 // local lets stores of this machine through.
