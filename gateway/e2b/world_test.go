@@ -23,6 +23,7 @@ import (
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/gateway/e2b"
 	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest"
 )
 
@@ -50,6 +51,9 @@ func volumes() warmpooltest.Volumes {
 	block.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 	options.Spec.MountOptions = []string{"suid"}
 	going.DeletionTimestamp = &metav1.Time{}
+	carols := warmpooltest.TmpfsVolume("carolsown") // faulty in several ways, as carol alone may learn
+	carols.Annotations = map[string]string{v1alpha1.AnnotationTeams: "carol", v1alpha1.AnnotationReadOnly: "maybe", v1alpha1.AnnotationTargets: "x"}
+	carols.Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 	return warmpooltest.Volumes{
 		"iscsi": iscsi, "block": block, "options": options, "going": going,
 		"no-size":     warmpooltest.CSIVolume("no-size", mount.DriverTmpfs, nil),
@@ -57,6 +61,7 @@ func volumes() warmpooltest.Volumes {
 		"pv-nas-fast": warmpooltest.TmpfsVolume("pv-nas-fast"),
 		"foreign-drv": warmpooltest.CSIVolume("foreign-drv", "ebs.csi.aws.com", nil),
 		"somebodys":   bound,
+		"carolsown":   carols,
 		"no-secret":   noSecret,
 	}
 }
