@@ -194,6 +194,25 @@ func TestEachAttributeOfTheVendorIsHonouredOrRefusedByName(t *testing.T) {
 	}
 }
 
+// An attribute that is let through and changes nothing would be ignored.
+func TestEachAttributeThatIsHonouredHasAnEffect(t *testing.T) {
+	values := map[string]string{
+		"bucket": "other", "url": "https://other.example.com", "path": "/other", "otheropts": "-o retries=2", "fusetype": "s3fs", "authtype": "public",
+		"sigversion": "v1", "region": "r-1", "encrypted": "aes256", "kmskeyid": "k", "rolearn": "r", "oidcproviderarn": "p",
+	}
+	before, err := parse(example())
+	require.NoError(t, err)
+	for name := range honoured {
+		require.Contains(t, values, name)
+		m := example()
+		with(name, values[name])(&m)
+		after, err := parse(m)
+		if err == nil {
+			require.NotEqual(t, before, after, name)
+		}
+	}
+}
+
 func TestTheSchemeOfAnEndpointIsHTTPSUnlessItIsInternal(t *testing.T) {
 	for text, want := range map[string]string{
 		"oss-cn-hangzhou.aliyuncs.com":          "https://oss-cn-hangzhou.aliyuncs.com",
