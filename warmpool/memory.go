@@ -17,7 +17,7 @@ func (t Template) Overfull(specs []mount.Spec) (out mount.Faults) {
 			}
 			sizes[s.Volume] = true
 			total += min(s.Ephemeral.Size, 1<<60/int64(len(specs))) // no sum overflows
-			reason := ""
+			var reason string
 			switch {
 			case c.Memory == 0:
 				reason = fmt.Sprintf("container %q has no memory limit that the volume could be counted against; its template must set resources.limits.memory", c.Name)

@@ -158,7 +158,7 @@ func together(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume, of []int) (wr
 func housed(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume) (faults mount.Faults) {
 	containers, err := containersOf(set)
 	if err != nil {
-		return nil // which is told of the template
+		return nil //nolint:nilerr // it is told of the template
 	}
 	specs := make([]mount.Spec, len(all))
 	for i, v := range all {
