@@ -21,7 +21,7 @@ type Values struct {
 	AgentSecret string
 	// InitKey is the public key, in base64, by whose holder the daemon lets itself be initialised.
 	InitKey string
-	// Volumes are mounted into the agent, which is the first sidecar of the runtime that mounts volumes, and into nothing else.
+	// Volumes are mounted into the agent, which is the last sidecar of the runtime that mounts volumes, and into nothing else.
 	Volumes []Volume
 }
 
@@ -43,7 +43,8 @@ func (i *injection) withVolumes(name string, r runtime, volumes []Volume) runtim
 		return r
 	}
 	r.Sidecars, r.Volumes = slices.Clone(r.Sidecars), slices.Clone(r.Volumes)
-	agent := r.Sidecars[0].DeepCopy()
+	last := len(r.Sidecars) - 1
+	agent := r.Sidecars[last].DeepCopy()
 	for _, v := range volumes {
 		if v.HostPath != nil {
 			i.hostPath(fmt.Sprintf("volume %q", v.Name), v.HostPath.Path)
@@ -51,7 +52,7 @@ func (i *injection) withVolumes(name string, r runtime, volumes []Volume) runtim
 		r.Volumes = append(r.Volumes, v.Volume)
 		agent.VolumeMounts = append(agent.VolumeMounts, corev1.VolumeMount{Name: v.Name, MountPath: v.MountPath, ReadOnly: v.ReadOnly})
 	}
-	r.Sidecars[0] = *agent
+	r.Sidecars[last] = *agent
 	return r
 }
 

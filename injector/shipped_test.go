@@ -4,7 +4,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -144,4 +146,13 @@ func TestATokenForRolesIsTheClientsAlone(t *testing.T) {
 	curious.Spec.Containers[0].VolumeMounts = append(curious.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: volume, MountPath: "/t"})
 	_, err = injector.Inject(curious, c, []string{"agent-runtime", "csi"}, values)
 	require.ErrorContains(t, err, volume, "a template does not get at it by its name")
+}
+
+func TestTheShippedAgentGetsTheVolumesOfThePool(t *testing.T) {
+	text, err := os.ReadFile("../charts/sandgate/files/injection/csi.yaml")
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(string(text), "\ncsiSidecar:\n")
+	list, _, _ := strings.Cut(rest, "\nmainContainer:\n")
+	names := regexp.MustCompile(`(?m)^- name: (\S+)`).FindAllStringSubmatch(list, -1)
+	require.Equal(t, "sandgate-csiagent", names[len(names)-1][1], "the last sidecar is the agent")
 }
