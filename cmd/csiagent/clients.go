@@ -32,10 +32,6 @@ func clientsCommand(args []string) error {
 		return err
 	}
 	frugal()
-	// The kernel kills all processes of a container that has no memory left, but those that are exempt: this one is to say what has happened.
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0o600); err != nil {
-		log.Info("the clients' container ends as a whole when it has no memory left", "error", err)
-	}
 	s, err := clients.Listen(clients.Config{Socket: *socket, Dir: filepath.Join(os.TempDir(), "clients"), Source: bucket(cfg, log), Log: log})
 	if err != nil {
 		return err

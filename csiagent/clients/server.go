@@ -204,7 +204,8 @@ func (s *Server) keep(dir string, p mount.Process) error {
 	if err != nil {
 		return fmt.Errorf("%w: the client ended at once", mount.ErrUnavailable)
 	}
-	// The kernel takes clients before this process when the container has no memory left.
+	// The kernel takes clients before this process when the container has no memory left. (With cgroup v2 the kubelet has it take all of the
+	// container; to be exempt would need SYS_RESOURCE.)
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.PID), []byte("1000"), 0o600); err != nil {
 		s.cfg.Log.Debug("the client's place in the order of those that are killed for memory is as it was", "error", err)
 	}
