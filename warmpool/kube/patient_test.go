@@ -22,7 +22,7 @@ func TestAWatchWaitsForAServerThatIsAway(t *testing.T) {
 	c, err := kube.Patient(&rest.Config{Host: addr})
 	require.NoError(t, err)
 
-	_, err = c.Get("http://" + addr + "/api/v1/namespaces/default/pods/x") //nolint:bodyclose // there is none
+	_, err = c.Get("http://" + addr + "/api/v1/namespaces/default/pods/x")
 	require.ErrorContains(t, err, "refused")
 
 	type answer struct {
