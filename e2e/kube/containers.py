@@ -31,7 +31,7 @@ try:
     name = pod(s)["metadata"]["name"]
 
     def reader(command):
-        return kubectl("exec", name, "-c", "reader", "--", "/bin/bash", "-c", command + " 2>&1 || true")
+        return kubectl("exec", name, "-c", "reader", "--", "/bin/bash", "-c", "{ " + command + "; } 2>&1 || true")
 
     beat = reader("cat /srv/runtime/heartbeat.txt")
     assert beat.strip().isdigit(), beat

@@ -38,7 +38,7 @@ try:
         for user in ("user", "root"):
             assert "Read-only" in s.commands.run("echo x > /models/x || true", user=user).stderr
             assert s.commands.run("mount -o remount,rw /models || umount /models || echo kept", user=user).stdout.strip() == "kept"
-        assert s.commands.run("ls -d /work/../work/*").stdout.strip() == "/work/f"
+        assert s.commands.run("ls -A /work/..").stdout.split().count("work") == 1, "above it is the sandbox's own root"
     a.commands.run("echo shared > /data/f", user="root")
     assert b.commands.run("cat /data/f").stdout == "shared\n", "a claim's volume is one"
     a.commands.run("echo mine > /scratch/f")
