@@ -17,7 +17,7 @@ check "a sandbox gets ready again" ready "$TEMPLATE"
 check "the default pool is full" ready base 2
 check "volumes come and go in a running sandbox" sdk e2e/kube/live.py
 tell
-check "a volume comes back after its agent was killed" sdk e2e/kube/heal.py
+check "volumes go on when their agent, their client or what hangs is killed" sdk e2e/kube/heal.py
 tell
 
 may() { [ "$("$CLUSTER" exec kubectl auth can-i "$3" "$4" -n "$2" --as="system:serviceaccount:sandgate:sandgate-$1" 2>/dev/null)" = "$5" ]; }
