@@ -220,7 +220,7 @@ func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, 
 	}
 	var lost error
 	for _, handle := range handles {
-		err := start.Unmounted(spec, published(unpublish(ctx, sb, v1alpha1.MountStatus{VolumeHandle: handle, Path: spec.Target})))
+		err := start.Unmounted(spec, published(unpublish(ctx, sb, v1alpha1.MountStatus{VolumeHandle: handle, Path: spec.Target, Container: spec.Container})))
 		if err != nil && !errors.Is(err, warmpool.ErrDataLoss) {
 			return err
 		}

@@ -153,6 +153,31 @@ func TestAnUnmountOfWhatIsInUseChangesNothing(t *testing.T) {
 	require.Empty(t, w.object(s.ID).Spec.Mounts, "gone all the same")
 }
 
+func TestAnUnmountInOneContainerLeavesTheOthersAlone(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	first, second := data("/data"), data("/data")
+	second.Container = "reader"
+	second.ID = second.DerivedID()
+	for _, m := range []mount.Mount{first, second} {
+		_, _, err = b.Publish(t.Context(), s.ID, m)
+		require.NoError(t, err)
+	}
+	uid := w.object(s.ID).UID
+	w.agents.onUnpublish = func(context.Context, string, bool) error { return node.ErrInUse }
+	require.Equal(t, warmpool.Conflict, warmpool.CodeOf(b.Unpublish(t.Context(), s.ID, second, false)), "it is in use")
+	require.Len(t, w.agents.of(uid), 2)
+
+	w.agents.onUnpublish = nil
+	require.NoError(t, b.Unpublish(t.Context(), s.ID, second, false))
+	require.Equal(t, []mount.Mount{first}, w.agents.of(uid))
+	require.Len(t, w.object(s.ID).Spec.Mounts, 1)
+}
+
 func TestAMountThatAnotherReplicaIsMakingIsPending(t *testing.T) {
 	w := newWorld(t)
 	w.set("base", 1)
