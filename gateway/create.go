@@ -36,14 +36,15 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 		return warmpool.Sandbox{}, err
 	}
 	resolving, done := s.observe.Phase(within, PhaseResolve, "")
-	mounts, err := s.mounts(resolving, c)
+	template, mounts, err := s.mounts(resolving, c)
 	done(err)
 	if err != nil {
 		return warmpool.Sandbox{}, coded(err)
 	}
+	want := share{team: c.Principal.Team, mounts: len(template.Volumes) + len(c.Mounts), mounted: 1}
 	for range attempts {
 		var sb warmpool.Sandbox
-		sb, err = s.attempt(within, c, mounts)
+		sb, err = s.attempt(within, c, want, mounts)
 		if err == nil {
 			return sb, nil
 		}
@@ -59,9 +60,9 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 }
 
 // attempt claims one sandbox and starts it. On any error the sandbox is released.
-func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.Mount) (warmpool.Sandbox, error) {
+func (s *Service) attempt(ctx context.Context, c warmpool.Claim, want share, mounts []mount.Mount) (warmpool.Sandbox, error) {
 	claiming, done := s.observe.Phase(ctx, PhaseClaim, "")
-	claimed, err := s.claim(claiming, c)
+	claimed, err := s.claim(claiming, c, want)
 	done(err)
 	if err != nil {
 		return warmpool.Sandbox{}, err
@@ -87,7 +88,7 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.
 		err = ctx.Err() // nobody is left to answer: the sandbox would live unknown until its deadline
 	}
 	switch {
-	case err != nil && len(mounts) > 0:
+	case err != nil && len(expanded) > 0:
 		return warmpool.Sandbox{}, final(err)
 	case err != nil:
 		return warmpool.Sandbox{}, err
@@ -97,8 +98,8 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, mounts []mount.
 }
 
 // claim claims a sandbox, if the team may have what it is to be given.
-func (s *Service) claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
-	done, err := s.take(ctx, share{team: c.Principal.Team, mounts: len(c.Mounts), mounted: 1})
+func (s *Service) claim(ctx context.Context, c warmpool.Claim, want share) (warmpool.Sandbox, error) {
+	done, err := s.take(ctx, want)
 	if err != nil {
 		return warmpool.Sandbox{}, err
 	}

@@ -16,25 +16,22 @@ import (
 func (s *Service) Check(ctx context.Context, c warmpool.Claim) error {
 	within, cancel := context.WithTimeout(ctx, s.limits.Create)
 	defer cancel()
-	_, err := s.mounts(within, c)
+	_, _, err := s.mounts(within, c)
 	return coded(err)
 }
 
-// mounts resolves and admits a claim's mounts. The error of refused ones is warmpool.Invalid around mount.Faults, whose
-// indexes are into c.Mounts.
-func (s *Service) mounts(ctx context.Context, c warmpool.Claim) ([]mount.Mount, error) {
+// mounts resolves and admits a claim's mounts, beside the volumes of its template. The error of refused ones is warmpool.Invalid around
+// mount.Faults, whose indexes are into c.Mounts.
+func (s *Service) mounts(ctx context.Context, c warmpool.Claim) (warmpool.Template, []mount.Mount, error) {
 	template, err := s.backend.Template(ctx, c.Template)
-	if err != nil {
-		return nil, err
-	}
-	if len(c.Mounts) == 0 && len(template.Volumes) == 0 {
-		return nil, nil
+	if err != nil || len(c.Mounts) == 0 && len(template.Volumes) == 0 {
+		return template, nil, err
 	}
 	resolved, faults, err := s.resolve(ctx, template, c)
 	if err != nil {
-		return nil, err
+		return template, nil, err
 	}
-	return resolved, refusal(faults.Err())
+	return template, resolved, refusal(faults.Err())
 }
 
 // resolve is mounts for a template that is known, with the faults by themselves. The template's own volumes are judged with them: their

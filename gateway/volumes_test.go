@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"testing"
@@ -18,6 +19,14 @@ import (
 // furnished is a world whose pool brings volumes of its own: those of the contract, and what else is given.
 func furnished(t *testing.T, more ...warmpool.PoolVolume) world {
 	t.Helper()
+	return furnishedFor(t, gateway.TeamLimits{}, more...)
+}
+
+// furnishedFor is one in which teams may not have everything.
+func furnishedFor(t *testing.T, team gateway.TeamLimits, more ...warmpool.PoolVolume) world {
+	t.Helper()
+	limits := gateway.DefaultLimits()
+	limits.Team = team
 	clk := testclock.NewFakePassiveClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	pool := warmpooltest.NewMemory(clk, warmpool.Template{
 		Name: "base", Runtimes: []string{"csi"}, Containers: []warmpool.Container{{Name: "main", Mounts: true}}, Desired: 2, EnvdVersion: "0.6.0",
@@ -27,7 +36,7 @@ func furnished(t *testing.T, more ...warmpool.PoolVolume) world {
 	red.Annotations = map[string]string{"sandgate.dev/teams": "red"}
 	s, err := gateway.New(gateway.Config{
 		Backend: pool, Reader: warmpooltest.Volumes{"scratch": warmpooltest.TmpfsVolume("scratch"), "red": red},
-		Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: clk, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Policy: mount.DefaultPolicy(), Limits: limits, Clock: clk, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	require.NoError(t, err)
 	return world{s, pool, clk}
@@ -74,6 +83,30 @@ func TestAPoolsPersistentVolumeIsForThoseWhoMayMountIt(t *testing.T) {
 	c.Principal.Team = "red"
 	_, err = w.Create(t.Context(), c)
 	require.NoError(t, err)
+}
+
+func TestThePoolsVolumesCountAgainstATeamsLimits(t *testing.T) {
+	for words, limits := range map[string]gateway.TeamLimits{
+		"3 mounts at a time and yours has 2": {Mounts: 3}, "1 sandboxes with volumes at a time and yours has 1": {Mounted: 1},
+	} {
+		w := furnishedFor(t, limits)
+		_, err := w.Create(t.Context(), claim())
+		require.NoError(t, err)
+		_, err = w.Create(t.Context(), claim())
+		enough(t, err, words)
+		require.Equal(t, 1, w.pool.Claimed(), "nothing was claimed for it")
+	}
+}
+
+func TestAFaultOfAPoolsVolumeIsFinal(t *testing.T) {
+	w := furnished(t)
+	w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error {
+		return warmpool.Errorf(warmpool.Internal, "volume 'work' at /work: wrong key")
+	}
+	_, err := w.Create(t.Context(), claim())
+	var e *warmpool.Error
+	require.ErrorAs(t, err, &e)
+	require.True(t, e.Final, "asking again by itself meets the same volume")
 }
 
 func TestTheVolumesOfAPoolComeAndGoOnALivingSandbox(t *testing.T) {
