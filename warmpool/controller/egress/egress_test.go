@@ -210,6 +210,9 @@ func TestAServerThatMovesIsFollowed(t *testing.T) {
 	before := w.version(set)
 	require.Equal(t, []string{dns, "192.0.2.1/32 TCP:443"}, w.look(set))
 	require.Equal(t, before, w.version(set), "what is as it was is not written")
+	w.names.say("s3.example.com", "192.0.2.3")
+	w.look(set)
+	require.Equal(t, before, w.version(set), "nobody asks again before the time, whatever wakes it")
 
 	w.clock.SetTime(w.clock.Now().Add(14 * time.Minute))
 	w.names.say("s3.example.com", "192.0.2.2")

@@ -104,12 +104,17 @@ func (p *pass) addresses(ctx context.Context, pv string, at mount.Endpoint) (out
 	return out
 }
 
-// lookUp asks for a name, once in a pass. While nobody answers, what was known stays.
+// lookUp asks for a name, once in a pass and in the time between two. While nobody answers, what was known stays.
 func (p *pass) lookUp(ctx context.Context, host string) {
 	if p.names[host] {
 		return
 	}
 	p.names[host] = true
+	for _, last := range p.memory.seen[host] {
+		if p.now.Sub(last) < p.cfg.Every { // what we have written wakes us: a store that answers each time with others would keep us busy
+			return
+		}
+	}
 	within, cancel := context.WithTimeout(ctx, lookUpTime)
 	defer cancel()
 	found, err := p.cfg.Resolver.LookupNetIP(within, "ip", host)
