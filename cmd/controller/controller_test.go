@@ -81,14 +81,15 @@ func rights(pool, release string) map[string][]rbacv1.PolicyRule {
 		v1alpha1.SystemNamespace: {
 			rule("", "secrets", "get"),
 			named(rule("", "configmaps", "get", "list", "watch"), v1alpha1.InjectionConfigMap),
+			rule("", "configmaps", "create"),
+			named(rule("", "configmaps", "get", "update"), injection.KeptConfigMap),
 			rule("events.k8s.io", "events", "create", "patch"),
 		},
 		release: {
 			rule("", "secrets", "create"),
 			named(rule("", "secrets", "get", "update"), keyring.SecretKeys, keyring.SecretAuthority, keyring.SecretGatewayClient),
 			named(rule("", "secrets", "list", "watch", "update"), hookSecret),
-			rule("", "configmaps", "create", "list", "delete"),
-			named(rule("", "configmaps", "get", "update"), injection.KeptConfigMap),
+			rule("", "configmaps", "list", "delete"),
 			rule("coordination.k8s.io", "leases", "get", "create", "update"),
 			rule("events.k8s.io", "events", "create", "patch"),
 			rule("", "events", "create", "patch"),

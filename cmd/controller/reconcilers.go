@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/events"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
@@ -44,7 +43,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	policy.MaxMounts = cmp.Or(p.cfg.MaxMounts, policy.MaxMounts)
 	recorder := mgr.GetEventRecorder("sandgate-controller")
 	watch, err := injection.NewWatch(injection.WatchConfig{
-		Cache: mgr.GetCache(), Current: &p.injection, Live: p.live, Kept: client.ObjectKey{Namespace: p.cfg.ReleaseNamespace, Name: injection.KeptConfigMap},
+		Cache: mgr.GetCache(), Current: &p.injection, Live: p.live,
 		Events: recorder, Elected: mgr.Elected(), Log: p.log,
 	})
 	if err != nil {

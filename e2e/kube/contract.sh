@@ -27,6 +27,8 @@ done <<'TABLE'
 gateway sandbox-system get secrets yes
 gateway sandbox-system list secrets no
 gateway sandbox-system watch secrets no
+gateway sandbox-system create configmaps no
+gateway sandbox-system update configmaps/sandgate-injection-in-force no
 gateway default get secrets no
 gateway default create pods no
 gateway default get persistentvolumeclaims yes
@@ -41,6 +43,8 @@ controller default create secrets yes
 controller default create pods yes
 controller default patch secrets no
 controller default update sandboxes no
+controller sandbox-system update configmaps/sandbox-injection-config no
+controller sandbox-system update configmaps/sandgate-injection-in-force yes
 controller sandgate get configmaps no
 controller kube-system create pods no
 controller kube-system get secrets no

@@ -9,10 +9,16 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
-// KeptConfigMap is the name of the ConfigMap of the release namespace that the configuration in force is kept in.
+// KeptConfigMap is the name of the ConfigMap that the configuration in force is kept in, beside the one that it was read from: nobody who may
+// not write that one may write this one.
 const KeptConfigMap = "sandgate-injection-in-force"
+
+var kept = client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: KeptConfigMap}
 
 // keepPause is between two tries to keep a configuration.
 const keepPause = 5 * time.Second
@@ -44,11 +50,11 @@ func (w *Watch) keepAll(ctx context.Context) {
 func (w *Watch) keep(ctx context.Context) error {
 	data := w.cfg.Current.Data()
 	var cm corev1.ConfigMap
-	err := w.cfg.Live.Get(ctx, w.cfg.Kept, &cm)
+	err := w.cfg.Live.Get(ctx, kept, &cm)
 	switch {
 	case apierrors.IsNotFound(err):
 		return w.cfg.Live.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Namespace: w.cfg.Kept.Namespace, Name: w.cfg.Kept.Name}, Data: data,
+			ObjectMeta: metav1.ObjectMeta{Namespace: kept.Namespace, Name: kept.Name}, Data: data,
 		})
 	case err != nil || maps.Equal(cm.Data, data):
 		return err
@@ -60,14 +66,14 @@ func (w *Watch) keep(ctx context.Context) error {
 // recall puts into force what was so when it was last kept.
 func (w *Watch) recall(ctx context.Context) {
 	var cm corev1.ConfigMap
-	err := w.cfg.Live.Get(ctx, w.cfg.Kept, &cm)
+	err := w.cfg.Live.Get(ctx, kept, &cm)
 	if err == nil {
 		err = w.cfg.Current.Recall(cm.Data)
 	}
 	switch {
 	case err == nil:
-		w.cfg.Log.Warn("the injection configuration of an earlier start is in force", "configmap", w.cfg.Kept.String())
+		w.cfg.Log.Warn("the injection configuration of an earlier start is in force", "configmap", kept.String())
 	case !apierrors.IsNotFound(err):
-		w.cfg.Log.Error("the injection configuration of an earlier start cannot be used", "configmap", w.cfg.Kept.String(), "error", err)
+		w.cfg.Log.Error("the injection configuration of an earlier start cannot be used", "configmap", kept.String(), "error", err)
 	}
 }

@@ -27,10 +27,8 @@ type WatchConfig struct {
 	Cache cache.Cache
 	// Current is kept by the Watch.
 	Current *Current
-	// Live has what was in force before this process began, for a ConfigMap that is broken by then: see Kept.
+	// Live has what was in force before this process began, in KeptConfigMap, for a ConfigMap that is broken by then.
 	Live client.Client
-	// Kept names the ConfigMap that Live has it in.
-	Kept client.ObjectKey
 	// Events are told of a ConfigMap that cannot be used, once Elected is closed: one replica is enough.
 	Events  events.EventRecorder
 	Elected <-chan struct{}
@@ -45,8 +43,8 @@ type Watch struct {
 
 // NewWatch makes a Watch; Start runs it.
 func NewWatch(cfg WatchConfig) (*Watch, error) {
-	if cfg.Cache == nil || cfg.Current == nil || cfg.Live == nil || cfg.Kept.Name == "" || cfg.Events == nil || cfg.Log == nil {
-		return nil, errors.New("injection: Cache, Current, Live, Kept, Events and Log are needed")
+	if cfg.Cache == nil || cfg.Current == nil || cfg.Live == nil || cfg.Events == nil || cfg.Log == nil {
+		return nil, errors.New("injection: Cache, Current, Live, Events and Log are needed")
 	}
 	return &Watch{cfg: cfg, good: make(chan struct{}, 1)}, nil
 }
