@@ -88,6 +88,12 @@ func (c *client) ended(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// signaled says whether a signal has ended the client; it must have ended.
+func (c *client) signaled() bool {
+	st, ok := c.state.Sys().(syscall.WaitStatus)
+	return ok && st.Signaled()
+}
+
 // end waits until the process has ended, and kills it when ctx ends first; killed says that it had to. A process that is not p any
 // more has ended.
 func end(ctx context.Context, p mount.Process) (killed bool, err error) {

@@ -237,7 +237,28 @@ func TestAKilledClientIsExplainedAndUnmounted(t *testing.T) {
 	require.NoError(t, unix.Kill(src.Client.PID, unix.SIGKILL))
 	require.Error(t, w.Explain(t.Context(), src.Client))
 	require.ErrorIs(t, w.read(t, src), unix.ENOTCONN)
-	require.NoError(t, w.Unmount(soon(t, time.Second), w.dir, src.Client))
+	require.ErrorIs(t, w.Unmount(soon(t, time.Second), w.dir, src.Client), errKilled)
+	require.NoError(t, w.Unmount(soon(t, time.Second), w.dir, src.Client), "it is told once")
+}
+
+func TestAClientThatIsKilledWhileItFinishesHasLostWhatItHad(t *testing.T) {
+	s, w := startStore(t), newWorld(t)
+	src := w.up(t, s.mount()) // whose descriptor keeps the mount, and so the client
+	lost := make(chan error, 1)
+	go func() { lost <- w.Unmount(soon(t, 10*time.Second), w.dir, src.Client) }()
+	require.Eventually(t, func() bool { fstype, err := staged(w.dir); return err == nil && fstype == "" }, 5*time.Second, 5*time.Millisecond, "it waits for the client")
+	require.NoError(t, unix.Kill(src.Client.PID, unix.SIGKILL))
+	require.ErrorIs(t, <-lost, errKilled)
+}
+
+// staged is the type of what is mounted on dir.
+func staged(dir string) (string, error) {
+	table, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = table.Close() }()
+	return typeOf(table, dir)
 }
 
 func TestAStoppedClientHangsTheProbeAndIsKilledInTheEnd(t *testing.T) {

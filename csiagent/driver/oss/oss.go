@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -177,7 +176,7 @@ func (d *Driver) abort(ctx context.Context, c *client, dir string) error {
 var errKilled = errors.New("the FUSE client was killed before it had finished; what it had not uploaded is lost")
 
 // Unmount waits until the client has uploaded and ended by itself, which it does once nobody has its mount, and kills it when ctx
-// ends first: then it returns an error, since data may be missing.
+// ends first: then it returns an error, since data may be missing, and so when somebody else has killed a client of this process.
 func (d *Driver) Unmount(ctx context.Context, dir string, p mount.Process) error {
 	return d.unmount(ctx, dir, p)
 }
@@ -193,8 +192,7 @@ func (d *Driver) unmount(ctx context.Context, dir string, p mount.Process) error
 	if err != nil {
 		return err
 	}
-	d.forget(ctx, p)
-	if killed {
+	if d.forget(ctx, p) || killed {
 		return errKilled
 	}
 	return nil
@@ -208,7 +206,7 @@ func (d *Driver) Explain(ctx context.Context, p mount.Process) error {
 	if c == nil || !c.ended(ctx, explainGrace) {
 		return nil
 	}
-	if st, ok := c.state.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+	if c.signaled() {
 		return c.obituary()
 	}
 	return d.reason(ctx, c, errEnded)
@@ -239,7 +237,8 @@ func (d *Driver) keep(c *client, h holder) {
 	}
 }
 
-func (d *Driver) forget(ctx context.Context, p mount.Process) {
+// forget lets go of a client that has ended, and says whether a signal has ended it.
+func (d *Driver) forget(ctx context.Context, p mount.Process) (signaled bool) {
 	d.mu.Lock()
 	c, h := d.clients[p], d.holders[p]
 	delete(d.clients, p)
@@ -249,9 +248,11 @@ func (d *Driver) forget(ctx context.Context, p mount.Process) {
 		h.close()
 	}
 	if c != nil {
-		c.ended(context.WithoutCancel(ctx), killGrace) // reaped, so that no zombie is left when this returns
+		over := c.ended(context.WithoutCancel(ctx), killGrace) // reaped, so that no zombie is left when this returns
+		signaled = over && c.signaled()
 		_ = c.log.Close()
 	}
+	return signaled
 }
 
 // dial says whether anybody listens at the endpoint, which must not be an address that only this machine's owner may talk to.
