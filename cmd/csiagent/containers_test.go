@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -79,4 +80,14 @@ func TestEveryContainerHandsOverAtASocketOfItsOwn(t *testing.T) {
 	require.NoError(t, p.agent.Unpublish(t.Context(), id))
 	require.NoFileExists(t, p.in(writer, "state", "heartbeat"))
 	require.FileExists(t, p.in(reader, "state", "heartbeat"), "an unmount is one container's")
+}
+
+func TestTheAgentLeavesTheNumberOfMountsToTheInstallation(t *testing.T) {
+	p := newPod(t)
+	p.start("")
+	p.container()
+	p.ready(true)
+	for k := range mount.DefaultMaxMounts + 1 {
+		require.NoError(t, p.agent.Publish(t.Context(), p.memory(fmt.Sprintf("m%d", k))))
+	}
 }

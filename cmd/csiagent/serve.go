@@ -121,6 +121,7 @@ func newNode(cfg config, boxes *containers, foreign *plugin, log *slog.Logger) (
 		mount.DriverPool: pool, mount.DriverEphemeral: &tmpfs.Driver{Mode: tmpfs.ModeShared},
 	}
 	policy := mount.DefaultPolicy()
+	policy.MaxMounts = mount.MostMounts // the installation's own limit is the gateway's to keep
 	if foreign != nil {
 		drivers[cfg.Plugin.Name], policy = foreign.Driver, policy.With(cfg.Plugin.Name)
 	}

@@ -22,8 +22,12 @@ type Policy struct {
 	Options map[string][]string
 }
 
-// DefaultMaxMounts is how many mounts a sandbox may have when nobody says otherwise.
-const DefaultMaxMounts = 16
+const (
+	// DefaultMaxMounts is how many mounts a sandbox may have when nobody says otherwise.
+	DefaultMaxMounts = 16
+	// MostMounts is the highest limit that Kubernetes lets anybody set: a Sandbox's spec.mounts holds no more.
+	MostMounts = 64
+)
 
 // flags are the mount options that every driver may be given; none of them widens what a mount may do.
 var flags = []string{
