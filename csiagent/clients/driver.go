@@ -29,6 +29,11 @@ func (d *Driver) Check(m mount.Mount) error { return d.Checks(m) }
 func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
 	a, root, err := d.wait(ctx, request{Do: doMount, Dir: dir, Mount: ask(m)})
 	if err != nil {
+		if ctx.Err() != nil { // the answer may be on its way, and nobody takes it
+			over, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+			defer cancel()
+			err = errors.Join(err, d.Sweep(over, dir))
+		}
 		return mount.Source{}, err
 	}
 	if root == nil {
@@ -38,7 +43,7 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.So
 }
 
 // Unmount waits until client has ended, and has it killed when ctx ends first; then it returns an error. One whose container has ended has
-// ended with it.
+// ended with it, which is an error too: what it had not uploaded is lost.
 func (d *Driver) Unmount(ctx context.Context, _ string, client mount.Process) error {
 	if client.PID == 0 {
 		return nil
@@ -52,9 +57,6 @@ func (d *Driver) Unmount(ctx context.Context, _ string, client mount.Process) er
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.Within+10*time.Second)
 	defer cancel()
 	_, err := d.now(after, r)
-	if errors.Is(err, errAway) {
-		return nil
-	}
 	return err
 }
 

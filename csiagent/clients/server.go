@@ -97,7 +97,8 @@ func (s *Server) Serve(ctx context.Context, linger time.Duration) error {
 	}
 }
 
-// ours says whether the other end runs as the user of this process, whom nobody in the sandbox is.
+// ours says whether the other end runs as the user of this process. A sandbox may run as that one, too: what keeps it away is that it does
+// not see the socket's directory.
 func ours(c *net.UnixConn) bool {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -135,10 +136,13 @@ func (s *Server) answer(ctx context.Context, c *net.UnixConn) {
 	}
 	a, f := s.do(ctx, r)
 	if f != nil {
-		defer func() { _ = f.Close() }() // the agent has its own; if it has not, the mount dissolves
+		defer func() { _ = f.Close() }() // the agent has its own
 	}
 	if err := send(c, a, f); err != nil {
 		s.cfg.Log.Warn("an answer was not taken", "do", r.Do, "error", err)
+		if r.Do == doMount {
+			s.sweep(context.WithoutCancel(ctx), r.Dir)
+		}
 	}
 }
 

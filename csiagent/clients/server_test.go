@@ -1,0 +1,99 @@
+//go:build linux
+
+package clients_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/clients"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
+)
+
+// source starts clients that serve nothing, when the test lets it.
+type source struct {
+	t       *testing.T
+	asked   chan struct{} // for one
+	proceed chan struct{} // closed: go on
+	begun   chan mount.Process
+	unmount chan mount.Process
+}
+
+func (s *source) Mount(_ context.Context, _ mount.Mount, dir string) (mount.Source, error) {
+	s.asked <- struct{}{}
+	<-s.proceed
+	if err := unix.Mount("test", dir, "tmpfs", 0, ""); err != nil {
+		return mount.Source{}, err
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		return mount.Source{}, err
+	}
+	client := exec.Command("sleep", "60")
+	if err := client.Start(); err != nil {
+		return mount.Source{}, err
+	}
+	s.t.Cleanup(func() { _ = client.Process.Kill(); _ = client.Wait() })
+	p := mount.Process{PID: client.Process.Pid, Start: 1}
+	s.begun <- p
+	return mount.Source{Root: root, FSType: "tmpfs", Client: p}, nil
+}
+
+func (s *source) Unmount(ctx context.Context, _ string, p mount.Process) error {
+	s.unmount <- p
+	<-ctx.Done()
+	return errors.New("it was killed")
+}
+
+func (s *source) Explain(context.Context, mount.Process) error { return nil }
+
+func (s *source) Renew(context.Context, mount.Process, mount.Mount) error { return nil }
+
+// begin serves a source's clients until stop is called.
+func begin(t *testing.T) (s *source, d *clients.Driver, stop func()) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it mounts")
+	}
+	s = &source{t: t, asked: make(chan struct{}, 1), proceed: make(chan struct{}), begun: make(chan mount.Process, 1), unmount: make(chan mount.Process, 1)}
+	dir := t.TempDir()
+	d = &clients.Driver{Socket: filepath.Join(dir, "s")}
+	server, err := clients.Listen(clients.Config{Socket: d.Socket, Dir: filepath.Join(dir, "clients"), Source: s, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan error, 1)
+	go func() { over <- server.Serve(ctx, 0) }()
+	stop = func() { cancel(); require.NoError(t, <-over); over <- nil }
+	t.Cleanup(stop)
+	return s, d, stop
+}
+
+func TestAClientWhoseMountNobodyTakesIsEnded(t *testing.T) {
+	s, d, _ := begin(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() { _, err := d.Mount(ctx, mount.Mount{}, "/a"); failed <- err }()
+	<-s.asked
+	cancel()
+	require.ErrorIs(t, <-failed, mount.ErrUnavailable)
+	close(s.proceed) // the client is up after all
+	require.Equal(t, <-s.begun, <-s.unmount)
+}
+
+func TestAClientWhoseContainerHasEndedHasLostWhatItHad(t *testing.T) {
+	s, d, stop := begin(t)
+	close(s.proceed)
+	src, err := d.Mount(t.Context(), mount.Mount{}, "/a")
+	require.NoError(t, err)
+	require.NoError(t, src.Root.Close())
+	stop()
+	require.ErrorIs(t, d.Unmount(t.Context(), "", src.Client), mount.ErrUnavailable)
+}
