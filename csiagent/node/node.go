@@ -96,7 +96,7 @@ func New(c Config) (*Node, error) {
 		return nil, errors.New("node: Probe is needed: nothing is mounted before it was read")
 	}
 	defaults(&c)
-	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}, past: map[place]*past{}}
+	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}, past: map[place]*past{}, held: map[string]*attach.Tree{}}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	for _, dir := range []string{c.Dir, n.journal.dir, n.staging} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -25,6 +25,11 @@ var errLost = fmt.Errorf("%w: its content is lost, since the agent and every con
 // volume is the lock of an ephemeral volume; no target is called so.
 func volume(handle string) place { return place{target: "volume " + handle} }
 
+// of says whether e is a mount of an ephemeral volume. What its handle is another driver's volume may have, too.
+func (e *entry) of(handle string) bool {
+	return e.Driver == mount.DriverEphemeral && e.VolumeHandle == handle
+}
+
 // share returns a tree of the ephemeral volume of m, which is made when this is its first mount. Its lock is held.
 func (n *Node) share(ctx context.Context, done *steps, driver Driver, p place, r *record, m mount.Mount) (*attach.Tree, error) {
 	r.FSType = "tmpfs"
@@ -54,7 +59,7 @@ func (n *Node) another(ctx context.Context, m mount.Mount) (*attach.Tree, error)
 		return attach.Clone(held.Root(), attach.CloneOptions{ReadOnly: m.ReadOnly})
 	}
 	for _, e := range n.entries() {
-		if e.VolumeHandle != m.VolumeHandle {
+		if !e.of(m.VolumeHandle) {
 			continue
 		}
 		t, err := n.target(ctx, e)
@@ -100,11 +105,12 @@ func (n *Node) hold(ctx context.Context, t Target, e *entry) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.closed { // it would be held for ever
+		_ = tree.Close()
+		return
+	}
 	if have := n.held[e.VolumeHandle]; have != nil {
 		_ = have.Close()
-	}
-	if n.held == nil {
-		n.held = map[string]*attach.Tree{}
 	}
 	n.held[e.VolumeHandle] = tree
 }
@@ -117,7 +123,7 @@ func (n *Node) drop(ctx context.Context, handle string) error {
 	}
 	defer unlock()
 	for _, e := range n.entries() {
-		if e.VolumeHandle == handle {
+		if e.of(handle) {
 			return nil
 		}
 	}

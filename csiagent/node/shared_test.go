@@ -221,3 +221,14 @@ func TestAnEphemeralVolumeThatCouldNotBeAttachedWasNeverThere(t *testing.T) {
 	var faults mount.Faults
 	require.True(t, errors.As(p.Publish(t.Context(), other), &faults), "one volume has one size")
 }
+
+func TestAnotherDriversVolumeOfTheSameHandleIsNoEphemeralOne(t *testing.T) {
+	p := newPair(t)
+	p.publish(mount.Mount{
+		Spec:   mount.Spec{Volume: "other", Target: "/other", ReadOnly: true},
+		Driver: mount.DriverTmpfs, VolumeHandle: state("", false).VolumeHandle, Attributes: map[string]string{"size": "1Mi"},
+	})
+	p.publish(state("", false))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	require.NoFileExists(t, p.box[""].path("other", "heartbeat"))
+}
