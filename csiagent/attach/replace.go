@@ -92,7 +92,7 @@ func slide(tree int, rel string, old uint64) error {
 // uncover takes the mount old from above the mount id, and makes sure that this one is there.
 func uncover(procs int, rel string, id, old uint64) error {
 	if err := remove(procs, rel, old, true); err != nil {
-		return err
+		return errors.Join(err, remove(procs, rel, id, true))
 	}
 	if there, err := at(rel, id); err == nil && there {
 		return nil
