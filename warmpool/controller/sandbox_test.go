@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -252,4 +253,38 @@ func TestAClaimByHandIsAClaim(t *testing.T) {
 		require.EqualValues(c, 1, s.Status.ClaimedReplicas)
 		require.EqualValues(c, 1, s.Status.AvailableReplicas)
 	})
+}
+
+func TestWhatMayBeOverInAMomentIsNotWritten(t *testing.T) {
+	const moment = 2 * time.Second
+	w := newWorld(t)
+	var early, deletions atomic.Int32
+	w.between.Store(&interceptor.Funcs{
+		SubResourcePatch: func(ctx context.Context, c client.Client, name string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			if sb, ok := o.(*v1alpha1.Sandbox); ok {
+				ready := meta.FindStatusCondition(sb.Status.Conditions, v1alpha1.ConditionReady)
+				starting := ready != nil && ready.Reason == v1alpha1.ReasonStarting && time.Since(sb.CreationTimestamp.Time) < moment
+				ending := sb.Status.State == string(warmpool.Terminating) && time.Since(sb.DeletionTimestamp.Time) < moment
+				if starting || ending {
+					early.Add(1)
+				}
+			}
+			return c.SubResource(name).Patch(ctx, o, p, opts...)
+		},
+		Delete: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.DeleteOption) error {
+			if _, ok := o.(*corev1.Pod); ok {
+				deletions.Add(1)
+			}
+			return c.Delete(ctx, o, opts...)
+		},
+	})
+	quick := w.ready(w.sandbox("quick", claimed))
+	require.NoError(t, w.client.Delete(t.Context(), quick))
+	w.gone(quick)
+	require.EqualValues(t, 1, deletions.Load(), "nor is a pod deleted again that is about to go")
+
+	w.plays(func(*corev1.Pod) *corev1.PodStatus { return nil })
+	slow := w.sandbox("slow")
+	w.eventually(func(c *assertT) { require.Equal(c, "creating", w.get(slow).Status.State) }, "what takes its time is told")
+	require.Zero(t, early.Load())
 }

@@ -193,6 +193,12 @@ func (w *world) intercepted(c client.WithWatch) client.Client {
 			}
 			return c.Delete(ctx, o, opts...)
 		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, name string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			if f := w.between.Load(); f != nil && f.SubResourcePatch != nil {
+				return f.SubResourcePatch(ctx, c, name, o, p, opts...)
+			}
+			return c.SubResource(name).Patch(ctx, o, p, opts...)
+		},
 	})
 }
 
