@@ -167,6 +167,7 @@ func TestABucketThatNobodyUsesIsWrittenBackAndOneInUseStays(t *testing.T) {
 	require.NoError(t, unix.Kill(pid, unix.SIGSTOP))
 	require.ErrorIs(t, w.UnpublishIdle(t.Context(), id), mount.ErrUnavailable, "what cannot be written back is not given up unasked")
 	require.Len(t, w.box.mounts(t, "/data"), 1)
+	require.NoError(t, s.process.Process.Kill()) // else another client took its place
 	require.NoError(t, unix.Kill(pid, unix.SIGCONT))
 	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
 	<-w.died

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -78,24 +79,31 @@ func TestASandboxWhoseProgramsDieEndsAndIsSaidToBeGone(t *testing.T) {
 	s.settled(t)
 }
 
-func TestADeadVolumeClientIsToldWithItsReason(t *testing.T) {
+func TestADeadVolumeClientIsReplacedAndWhereItCannotBeToldWithItsReason(t *testing.T) {
 	s := begin(t)
 	sb, err := s.Create(t.Context(), "pool", three)
 	require.NoError(t, err)
+	relayed := func() mounted {
+		mounts := s.mounts(t, sb.ID)
+		for _, m := range mounts {
+			require.True(t, m.PVName == "relayed" || m.Phase == "Mounted", "the other volumes live: %+v", m)
+		}
+		return mounts[slices.IndexFunc(mounts, func(m mounted) bool { return m.PVName == "relayed" })]
+	}
 	s.signal(t, syscall.SIGKILL, s.pids(t, "s3fs", "")...)
 	require.Eventually(t, func() bool {
-		mounts := s.mounts(t, sb.ID)
-		at := slices.IndexFunc(mounts, func(m mounted) bool { return m.PVName == "relayed" })
-		return mounts[at].Phase == "Failed" && mounts[at].Message != ""
+		m := relayed()
+		return m.Phase == "Mounted" && strings.Contains(m.Message, "healed once") && strings.Contains(m.Message, "killed by signal 9")
 	}, 15*time.Second, 100*time.Millisecond)
-	for _, m := range s.mounts(t, sb.ID) {
-		require.True(t, m.PVName == "relayed" || m.Phase == "Mounted", "the other volumes live: %+v", m)
-	}
+	s.works(t, sb, "/data", "/mem", "/host")
+
+	s.crash(t) // nobody has its credentials any more
+	require.Equal(t, "Mounted", relayed().Phase)
+	s.signal(t, syscall.SIGKILL, s.pids(t, "s3fs", "")...)
+	require.Eventually(t, func() bool { return relayed().Phase == "Failed" }, 15*time.Second, 100*time.Millisecond)
+	require.Contains(t, relayed().Message, "the client that serves this volume has ended")
 	_, err = s.Run(t.Context(), sb, "echo lost > /data/f")
 	require.Error(t, err, "a dead volume must be loud, not a bare directory")
-	s.works(t, sb, "/mem", "/host")
-	s.crash(t)
-	require.Contains(t, s.mounts(t, sb.ID), mounted{"relayed", "Failed", "the client that serves this volume has ended"}, "also after a restart")
 	s.works(t, sb, "/mem", "/host")
 	require.NoError(t, s.Kill(t.Context(), sb))
 	s.settled(t)
