@@ -48,7 +48,7 @@ func command(args []string) error {
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
 	boot.Endpoints(fs, &cfg.Endpoints)
-	fs.IntVar(&cfg.MaxMounts, "max-mounts", mount.DefaultMaxMounts, "most mounts of one sandbox, at most 64, as the gateway has it")
+	boot.MaxMounts(fs, &cfg.MaxMounts)
 	fs.BoolVar(&cfg.Egress, "volume-egress", false, "keep a NetworkPolicy for each SandboxSet that names volumes in its annotation sandgate.dev/egress-volumes")
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	cfg.Webhook.bind(fs)

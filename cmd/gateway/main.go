@@ -57,7 +57,7 @@ func command(args []string) error {
 	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.DurationVar(&cfg.Limits.Create, "create-deadline", cfg.Limits.Create, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.Limits.MaxTimeout, "max-timeout", cfg.Limits.MaxTimeout, "longest life a sandbox may be given from now")
-	fs.IntVar(&cfg.MaxMounts, "max-mounts", mount.DefaultMaxMounts, "most mounts of one sandbox, at most 64")
+	boot.MaxMounts(fs, &cfg.MaxMounts)
 	fs.IntVar(&cfg.Limits.Team.Mounts, "max-team-mounts", 0, "most mounts that a team may have over all its sandboxes (default no limit)")
 	fs.IntVar(&cfg.Limits.Team.Mounted, "max-team-mounted", 0, "most sandboxes with mounts that a team may have (default no limit)")
 	fs.IntVar(&cfg.Cold, "max-cold", 16, "most sandboxes that this replica has in the making for requests that found no stock; below 0: none")
