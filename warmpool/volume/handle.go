@@ -11,6 +11,9 @@ import (
 // Handle is the handle of a volume that the template's sandboxes may have, empty when it cannot be told: for a mount that was made before,
 // whoever may look at the volume by now.
 func Handle(ctx context.Context, r Reader, t warmpool.Template, s mount.Spec) string {
+	if s.IsEphemeral() {
+		return s.Resolve(t.Owner).VolumeHandle
+	}
 	name := s.Volume
 	if s.Kind == mount.KindPool {
 		i := slices.IndexFunc(t.Volumes, func(v warmpool.PoolVolume) bool { return v.Kind == s.Kind && v.Volume == name })

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
@@ -27,6 +28,9 @@ func TestAnEphemeralVolumeNeedsNoPersistentVolume(t *testing.T) {
 	require.Equal(t, mount.DriverEphemeral, got[0].Driver)
 	require.Equal(t, map[string]string{"size": "67108864", "inodes": "99"}, got[0].Attributes)
 	require.Equal(t, mount.Owner{UID: 1000, GID: 1001}, got[0].Owner)
+
+	r.volumes = map[string]*corev1.PersistentVolume{"state": tmpfs(func(*corev1.PersistentVolume) {})}
+	require.Equal(t, got[0].VolumeHandle, volume.Handle(t.Context(), r, warmpool.Template{}, got[0].Spec), "whatever else has its name")
 }
 
 // The template's containers have 64 MiB ("sandbox"), no limit and no mounts ("side"), and 32 MiB ("open").
