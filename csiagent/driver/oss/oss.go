@@ -220,12 +220,14 @@ func (d *Driver) reason(ctx context.Context, c *client, err error) error {
 	if !errors.Is(err, errEnded) {
 		return err
 	}
+	over := c.ended(context.WithoutCancel(ctx), explainGrace) // it may end after its mount did
 	said := c.output()
 	d.config.Logger.WarnContext(ctx, "FUSE client ended", "pid", c.process.PID, "output", lastWords(said))
-	if known := classify(said); !errors.Is(known, errUnsaid) {
-		return known
+	known := classify(said)
+	if errors.Is(known, errUnsaid) && over {
+		return c.obituary()
 	}
-	return c.obituary()
+	return known
 }
 
 func (d *Driver) keep(c *client, h holder) {
