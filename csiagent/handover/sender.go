@@ -35,7 +35,10 @@ func send(ctx context.Context, socket string, told func()) error {
 	defer func() { _ = c.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	if err := give(c); err != nil {
+	switch err := give(c); {
+	case errors.Is(err, unix.EPIPE): // closed before it was looked at: there is another one
+		return errors.Join(ErrRefused, ctx.Err())
+	case err != nil:
 		return fmt.Errorf("hand over: %w", err)
 	}
 	answer := make([]byte, 1)
