@@ -127,7 +127,7 @@ def test_all_faults_of_a_mount_are_told_at_once():
         for place in ("pvName: ", "mountPath: ", "subPath: ", "readonly: ", "container: "):
             assert place in answer.json()["message"], place
         other = call(box, "POST", json={"pvName": "scratch", "mountPath": "/data", "container": "other"})
-        assert other.status_code == 400 and "first" in other.json()["message"]
+        assert other.status_code == 400 and "no container of that name" in other.json()["message"]
         unknown = call(box, "POST", json={"pvName": "no-such-volume", "mountPath": "/data"})
         assert unknown.status_code == 400 and "pvName: no PersistentVolume of that name" in unknown.json()["message"]
 
