@@ -159,6 +159,7 @@ func TestAServerThatHangsIsGivenUpAtTheDeadline(t *testing.T) {
 	}
 }
 
+// The last one in the package: the fence stays with the network namespace, and a driver without it reaches nobody any more.
 func TestBehindTheFenceOnlyTheKernelReachesTheServer(t *testing.T) {
 	w := newWorld(t, nil)
 	require.NoError(t, os.WriteFile(share+"/canary", nil, 0o600))
