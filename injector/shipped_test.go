@@ -37,9 +37,23 @@ func helm(t *testing.T) string {
 	return path
 }
 
+// shipped is the injection configuration that the chart makes of these values.
+func shipped(t *testing.T, set ...string) injector.Config {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), helm(t), append([]string{
+		"template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/injection.yaml",
+	}, set...)...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	cm := &corev1.ConfigMap{}
+	require.NoError(t, yaml.UnmarshalStrict(out, cm))
+	c, err := injector.Parse(cm.Data)
+	require.NoError(t, err)
+	return c
+}
+
 // What the chart ships is what every sandbox gets, so that no value may make it something that cannot be injected.
 func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
-	helm := helm(t)
 	for name, set := range map[string][]string{
 		"the defaults":                    nil,
 		"without FUSE":                    {"--set", "agent.fuse=false"},
@@ -50,15 +64,7 @@ func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
 		"by digest, with a runtime added": {"--set", "image.digests.envd=sha256:" + digest, "--set-string", "injection.extra.mine=labels: {a: b}"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), helm, append([]string{
-				"template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/injection.yaml",
-			}, set...)...)
-			out, err := cmd.CombinedOutput()
-			require.NoError(t, err, string(out))
-			cm := &corev1.ConfigMap{}
-			require.NoError(t, yaml.UnmarshalStrict(out, cm))
-			c, err := injector.Parse(cm.Data)
-			require.NoError(t, err)
+			c := shipped(t, set...)
 			require.Subset(t, c.Names(), []string{"agent-runtime", "csi"})
 
 			fitted, err := injector.Inject(pod(t, plain), c, c.Names(), values)
@@ -82,14 +88,7 @@ func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
 
 // An agent on a CSI driver's image takes the place of the usual one, and is there once.
 func TestAnAgentOnADriversImageCanBeInjected(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), helm(t), "template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0",
-		"--show-only", "templates/injection.yaml", "-f", "../examples/kubernetes/csi-driver-values.yaml")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-	cm := &corev1.ConfigMap{}
-	require.NoError(t, yaml.UnmarshalStrict(out, cm))
-	c, err := injector.Parse(cm.Data)
-	require.NoError(t, err)
+	c := shipped(t, "-f", "../examples/kubernetes/csi-driver-values.yaml")
 	fitted, err := injector.Inject(pod(t, plain), c, []string{"agent-runtime", "csi-smb"}, values)
 	require.NoError(t, err)
 	again, err := injector.Inject(fitted, c, []string{"agent-runtime", "csi-smb"}, values)
@@ -116,14 +115,7 @@ const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
 
 // What signs in to roles is in the container of the FUSE clients and in no other.
 func TestATokenForRolesIsTheClientsAlone(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), helm(t), "template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0",
-		"--show-only", "templates/injection.yaml", "--set", "agent.oss.sts=https://sts.example.com/x,agent.oss.audience=buckets,agent.oss.expirationSeconds=900")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-	cm := &corev1.ConfigMap{}
-	require.NoError(t, yaml.UnmarshalStrict(out, cm))
-	c, err := injector.Parse(cm.Data)
-	require.NoError(t, err)
+	c := shipped(t, "--set", "agent.oss.sts=https://sts.example.com/x,agent.oss.audience=buckets,agent.oss.expirationSeconds=900")
 	fitted, err := injector.Inject(pod(t, plain), c, []string{"agent-runtime", "csi"}, values)
 	require.NoError(t, err)
 

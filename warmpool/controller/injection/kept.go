@@ -63,7 +63,7 @@ func (w *Watch) keep(ctx context.Context) error {
 	return w.cfg.Live.Update(ctx, &cm)
 }
 
-// recallTime is for how long at most recall asks.
+// recallTime is for how long at most recall asks: what the ConfigMap says next has to wait for it.
 const recallTime = time.Minute
 
 // recall puts into force what was so when it was last kept.
@@ -72,7 +72,7 @@ func (w *Watch) recall(ctx context.Context) {
 	var err error
 	_ = wait.PollUntilContextTimeout(ctx, keepPause, recallTime, true, func(ctx context.Context) (bool, error) { // nobody else looks until the ConfigMap changes
 		err = w.cfg.Live.Get(ctx, kept, &cm)
-		return err == nil || apierrors.IsNotFound(err), nil
+		return err == nil || apierrors.IsNotFound(err) || apierrors.IsForbidden(err), nil
 	})
 	if err == nil {
 		err = w.cfg.Current.Recall(cm.Data)
