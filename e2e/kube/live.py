@@ -43,5 +43,8 @@ try:
     until("what kubectl takes out is unmounted", lambda: says(sandbox, "ls /data | wc -l", "0"), 30)
     until("the status tells so", lambda: not next(s for s in objects("sbx") if s["metadata"]["name"] == name)["status"].get("mounts"), 30)
     print(f"live: by kubectl in {took:.1f} s")
+except BaseException:
+    print("live: as it is:", json.dumps([{k: s[k] for k in ("spec", "status")} | {"spec": {"mounts": s["spec"].get("mounts")}} for s in objects("sbx") if sid.endswith(s["metadata"]["name"][-10:])]))
+    raise
 finally:
     sandbox.kill()

@@ -92,6 +92,19 @@ func TestAMountThatSomebodyAddsIsNotTheRequestsBusiness(t *testing.T) {
 	}
 }
 
+func TestAMountThatSomebodyAddsDoesNotWaitForARequestsOther(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.times.Create = time.Hour })
+	w.full(w.set("pool", 1))
+	one := w.sandboxes("pool")[0]
+	sb, err := w.claim(&one, dataA()) // and its gateway dies
+	require.NoError(t, err)
+	w.phases(sb, "a Pending")
+	edit(w, sb, func(sb *v1alpha1.Sandbox) {
+		sb.Spec.Mounts = append(sb.Spec.Mounts, v1alpha1.Mount{ID: "b", Volume: "pv-b", Path: "/data/b"})
+	})
+	w.phases(sb, "a Pending", "b Mounted")
+}
+
 // asked is a mount as a request asks for it now.
 func asked(m v1alpha1.Mount) v1alpha1.Mount {
 	m.RequestedAt = &metav1.MicroTime{Time: time.Now()}

@@ -66,7 +66,7 @@ func TestVolumesThatComeWithAClaimAreTheControllersIfTheRequestIsOver(t *testing
 	w := newWorld(t)
 	w.full(w.set("pool", 1, furnished))
 	one := w.sandboxes("pool")[0]
-	sb, err := w.claim(&one, append(one.Spec.Mounts, v1alpha1.Mount{ID: "late", Kind: "PoolVolume", Volume: "late", Path: "/late"})...)
+	sb, err := w.claim(&one, v1alpha1.Mount{ID: "late", Kind: "PoolVolume", Volume: "late", Path: "/late"})
 	require.NoError(t, err)
 	w.phases(sb, "work Mounted", "data Mounted", "late Mounted")
 	require.Contains(t, w.fitter.mounted(sb), "pool/late /late")

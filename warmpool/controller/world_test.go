@@ -398,7 +398,9 @@ func (w *world) claim(sb *v1alpha1.Sandbox, mounts ...v1alpha1.Mount) (*v1alpha1
 	after.OwnerReferences = nil
 	after.Labels[v1alpha1.LabelClaimed] = "true"
 	after.Spec.Claim = &v1alpha1.Claim{Principal: v1alpha1.Principal{Team: "red"}, Nonce: "n", Time: metav1.NowMicro(), Timeout: 600}
-	after.Spec.Mounts = mounts
+	for _, m := range mounts {
+		after.Spec.Mounts = append(after.Spec.Mounts, asked(m))
+	}
 	after.Spec.ShutdownTime = &metav1.Time{Time: time.Now().Add(10 * time.Minute)}
 	err := w.client.Patch(w.t.Context(), after, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	return after, err

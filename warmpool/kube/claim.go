@@ -174,7 +174,7 @@ func (b *Backend) claimPatch(sb *v1alpha1.Sandbox, o order) ([]byte, error) {
 	now := b.cfg.Clock.Now()
 	spec := map[string]any{"claim": claim, "shutdownTime": deadline(now.Add(o.Timeout), now)}
 	if brought := append(template.Asked(sb.Spec.Volumes, true), intent(o.Mounts)...); len(brought) > 0 {
-		spec["mounts"] = append(slices.Clone(sb.Spec.Mounts), brought...)
+		spec["mounts"] = append(slices.Clone(sb.Spec.Mounts), requested(brought, claim.Time)...)
 	}
 	labels := map[string]string{v1alpha1.LabelClaimed: "true"}
 	if o.IdempotencyKey != "" {

@@ -75,7 +75,7 @@ func TestAWarmCreateIsOneWriteThatSaysAll(t *testing.T) {
 	require.Equal(t, "true", sb.Labels[v1alpha1.LabelClaimed])
 	require.Equal(t, set.Name, sb.Labels[v1alpha1.LabelPool], "it stays when it is claimed")
 	require.Empty(t, sb.OwnerReferences, "the set's end must not be the sandbox's")
-	require.Equal(t, []v1alpha1.Mount{{ID: "m1", Volume: "pv", Path: "/data", SubPath: "of/${SANDBOX_ID}"}}, sb.Spec.Mounts)
+	require.Equal(t, []v1alpha1.Mount{{ID: "m1", Volume: "pv", Path: "/data", SubPath: "of/${SANDBOX_ID}", RequestedAt: &sb.Spec.Claim.Time}}, sb.Spec.Mounts)
 	require.WithinDuration(t, time.Now().Add(5*time.Minute), sb.Spec.ShutdownTime.Time, 3*time.Second)
 	require.Equal(t, v1alpha1.Principal{Team: "red", Key: "k1"}, sb.Spec.Claim.Principal)
 	require.Equal(t, "req-1", sb.Spec.Claim.Request)

@@ -106,7 +106,7 @@ func (b *Backend) coldObject(ctx context.Context, set *set, o order) (*v1alpha1.
 		Spec: v1alpha1.SandboxSpec{
 			Runtimes: set.Spec.Runtimes, Template: pod, PersistentContents: set.Spec.PersistentContents,
 			Claim: claim, ShutdownTime: &shutdown, Volumes: set.Spec.Volumes,
-			Mounts: slices.Concat(template.Asked(set.Spec.Volumes, false), template.Asked(set.Spec.Volumes, true), intent(o.Mounts)),
+			Mounts: requested(slices.Concat(template.Asked(set.Spec.Volumes, false), template.Asked(set.Spec.Volumes, true), intent(o.Mounts)), claim.Time),
 		},
 	}
 	return sb, nil

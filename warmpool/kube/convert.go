@@ -96,7 +96,7 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 			}
 		case own:
 			st.Phase, st.MountedAt = warmpool.MountReady, at
-		case sb.Spec.Mounts[n].RequestedAt != nil: // another replica may still be at it
+		case sb.Spec.Mounts[n].RequestedAt != nil && sb.Spec.Mounts[n].RequestedAt.After(as.StartedAt): // another replica may still be at it
 		case as.State == warmpool.Running && b.cfg.Clock.Since(as.StartedAt) < fresh:
 			st.Phase, st.MountedAt = warmpool.MountReady, as.StartedAt
 		}
@@ -137,6 +137,14 @@ func intent(specs []mount.Spec) []v1alpha1.Mount {
 		out[i] = template.Mount(s)
 	}
 	return out
+}
+
+// requested are mounts that a request makes, and nobody else while it may be at them.
+func requested(mounts []v1alpha1.Mount, at metav1.MicroTime) []v1alpha1.Mount {
+	for i := range mounts {
+		mounts[i].RequestedAt = &at
+	}
+	return mounts
 }
 
 // deadline is a time as the store keeps it, in whole seconds: not before it, unless it is now or past.

@@ -64,8 +64,7 @@ func (b *Backend) running(ctx context.Context, id warmpool.ID) (*v1alpha1.Sandbo
 
 // ask writes the mount into the Sandbox, and says whether it was not there before.
 func (b *Backend) ask(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount, at metav1.MicroTime) (_ *v1alpha1.Sandbox, made bool, err error) {
-	entry := intent([]mount.Spec{m.Spec})[0]
-	entry.RequestedAt = &at
+	entry := requested(intent([]mount.Spec{m.Spec}), at)[0]
 	sb, err = b.changeMounts(ctx, sb, func(sb *v1alpha1.Sandbox) ([]v1alpha1.Mount, error) {
 		there := specs(sb)
 		if made = !slices.ContainsFunc(there, m.Is); !made {

@@ -3,14 +3,12 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
@@ -27,13 +25,16 @@ func (p *pass) fit(pod *corev1.Pod) {
 	if of != m.of {
 		m.due = now
 	}
-	left, running := m.due.Sub(now), m.running || m.report != nil && !m.seen
+	left, running, unwritten := m.due.Sub(now), m.running || m.report != nil && !m.seen, m.report != nil
 	m.mu.Unlock()
-	if running {
+	switch {
+	case running:
 		return // it wakes us
-	}
-	if left > 0 {
+	case left > 0:
 		p.again(left)
+		return
+	case unwritten: // the next one begins once this pass has written what came of the last
+		p.again(time.Millisecond)
 		return
 	}
 	job := p.job(pod, of)
@@ -123,12 +124,11 @@ type job struct {
 	init      bool // the daemon must be initialised
 	must      bool // and the container is not fitted out before it is
 	given     *given
-	settled   bool // the request that claimed the sandbox is over: what is missing is nobody else's to make
 }
 
 func (p *pass) job(pod *corev1.Pod, of string) *job {
 	sb := p.sb
-	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, given: &p.memory.given, settled: p.settled()}
+	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, given: &p.memory.given}
 	if sb.Spec.Claim == nil || !has(sb, v1alpha1.RuntimeAgent) {
 		return j
 	}
@@ -144,16 +144,6 @@ func (p *pass) job(pod *corev1.Pod, of string) *job {
 		j.init = true
 	}
 	return j
-}
-
-// settled says whether the request that claimed the sandbox is over, as far as its mounts go: its time is up, or all that it asked for was
-// there at an earlier look. What comes later somebody else has asked for.
-func (p *pass) settled() bool {
-	claim, known := p.sb.Spec.Claim, &p.before.Status
-	if claim == nil || p.now.Sub(claim.Time.Time) >= p.r.cfg.Times.Create {
-		return true
-	}
-	return known.State == string(warmpool.Running) && !slices.ContainsFunc(known.Mounts, func(m v1alpha1.MountStatus) bool { return m.Phase == pending })
 }
 
 // chore bounds one.

@@ -217,16 +217,9 @@ func (j *job) hung(ctx context.Context, st, known v1alpha1.MountStatus) (v1alpha
 	return st, true, news(known, st, h.Verdict)
 }
 
-// ours says whether a missing mount is for us to make: not while the request that asked for it, or that claimed the sandbox, may still be
-// making it.
+// ours says whether a missing mount is for us to make: not while the request that asked for it may still be making it.
 func (j *job) ours(known v1alpha1.MountStatus, w wanted) bool {
-	switch {
-	case known.Phase != pending, w.replaced:
-		return true
-	case w.asked != nil:
-		return j.now.Sub(w.asked.Time).Abs() >= j.cfg.Times.Create
-	}
-	return j.settled
+	return known.Phase != pending || w.replaced || w.asked == nil || j.now.Sub(w.asked.Time).Abs() >= j.cfg.Times.Create
 }
 
 // up is the status of a mount that works.

@@ -83,7 +83,7 @@ func TestAMountThatWorksIsGivenWhatItsSecretHasNow(t *testing.T) {
 	}
 	look := func() (out report) {
 		agent.given = nil
-		j := &job{cfg: cfg, sb: sb, now: time.Now(), settled: true, given: memory}
+		j := &job{cfg: cfg, sb: sb, now: time.Now(), given: memory}
 		j.mounts(t.Context(), &out)
 		require.False(t, out.missed)
 		require.Len(t, out.mounts, len(sb.Spec.Mounts))
