@@ -231,14 +231,9 @@ func put(ctx context.Context, target Target, tree *attach.Tree, m mount.Mount, o
 	return err
 }
 
-// settle verifies the attached mount and makes it known.
+// settle makes a mount known that Attach or Replace has just seen in its place.
 func (n *Node) settle(ctx context.Context, target Target, p place, r record, m mount.Mount, old *entry) error {
-	switch there, err := target.Live(ctx, r.Spec.Target, r.MountID); {
-	case err != nil:
-		return err
-	case !there:
-		return fmt.Errorf("%w: the mount vanished from the container", mount.ErrUnavailable)
-	case r.Client.PID != 0 && !n.alive(ctx, r.Driver, r.Client):
+	if r.Client.PID != 0 && !n.alive(ctx, r.Driver, r.Client) {
 		return fmt.Errorf("%w: %s", mount.ErrUnavailable, clientEnded)
 	}
 	r.MountedAt, r.Replaces = n.config.Clock.Now().UTC(), nil

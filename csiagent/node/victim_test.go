@@ -25,8 +25,8 @@ import (
 
 // stepsOf are all the steps of an agent's work, in order; between two of them it can be killed.
 var stepsOf = map[string][]string{
-	"publish":   {"started", "mounted", "probed", "attach", "attached", "seen"},
-	"heal":      {"mounted", "probed", "replace", "between", "replaced", "seen", "ended"},
+	"publish":   {"started", "mounted", "probed", "attach", "attached"},
+	"heal":      {"mounted", "probed", "replace", "between", "replaced", "ended"},
 	"unpublish": {"opened", "probed", "synced", "detach", "detached", "drained"},
 }
 
@@ -163,7 +163,7 @@ func victim(args []string) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		d.step, d.late = step, false
+		d.step = step
 	}
 	if doing == "unpublish" {
 		err = n.Unpublish(context.Background(), node.Identity{Target: "/data"})
@@ -183,7 +183,6 @@ var between func()
 type deadly struct {
 	step   string
 	client mount.Process // the last one
-	late   bool          // the mount is in the container
 	*attach.Namespace
 	source
 	*probe.Prober
@@ -249,7 +248,6 @@ func (d *deadly) Attach(ctx context.Context, t *attach.Tree, target string, o at
 	d.die("attach")
 	id, err := d.Namespace.Attach(ctx, t, target, o)
 	d.die("attached")
-	d.late = true
 	return id, err
 }
 
@@ -257,16 +255,7 @@ func (d *deadly) Replace(ctx context.Context, t *attach.Tree, target string, old
 	d.die("replace")
 	id, err := d.Namespace.Replace(ctx, t, target, old, o)
 	d.die("replaced")
-	d.late = true
 	return id, err
-}
-
-func (d *deadly) Live(ctx context.Context, target string, id uint64) (bool, error) {
-	there, err := d.Namespace.Live(ctx, target, id)
-	if d.late { // else it is a look at the one before
-		d.die("seen")
-	}
-	return there, err
 }
 
 func (d *deadly) Detach(ctx context.Context, target string, id uint64, lazy bool) error {
