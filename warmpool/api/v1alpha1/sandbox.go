@@ -276,7 +276,7 @@ type PodInfo struct {
 type MountStatus struct {
 	// ID is the mount's.
 	ID string `json:"id"`
-	// Source is the PersistentVolume, "pvc/NAME" or "pool/NAME", with the sub-path behind a colon where there is one.
+	// Source is the PersistentVolume, "pvc/NAME", "pool/NAME" or "ephemeral/NAME", with the sub-path behind a colon where there is one.
 	// +optional
 	Source string `json:"source,omitempty"`
 	// VolumeHandle is the CSI handle of the volume, by which it is unmounted when the PersistentVolume is gone.

@@ -105,7 +105,7 @@ func (j *job) quiet(ctx context.Context, out *report) bool {
 	}
 	for i, k := range known {
 		st := k
-		st.Message = healths[i].Message
+		st.Source, st.Message = sourceOf(k), healths[i].Message
 		out.mounts = append(out.mounts, st)
 		out.notes = append(out.notes, news(k, st, healths[i].Verdict)...)
 	}

@@ -139,12 +139,26 @@ func (w wanted) status(known v1alpha1.MountStatus) v1alpha1.MountStatus {
 	return out
 }
 
+// ephemeral begins the sources of ephemeral volumes.
+const ephemeral = "ephemeral/"
+
+// sourceOf is the source of a mount as it is told now: earlier controllers told that of an ephemeral volume by its name alone.
+func sourceOf(known v1alpha1.MountStatus) string {
+	if known.Driver == mount.DriverEphemeral && !strings.HasPrefix(known.Source, ephemeral) {
+		return ephemeral + known.Source
+	}
+	return known.Source
+}
+
+// source says which volume w is of.
 func (w wanted) source() string {
 	name := w.Volume
-	switch w.Kind {
-	case mount.KindClaim:
+	switch {
+	case w.IsEphemeral():
+		name = ephemeral + name
+	case w.Kind == mount.KindClaim:
 		name = "pvc/" + name
-	case mount.KindPool:
+	case w.Kind == mount.KindPool:
 		name = "pool/" + name
 	}
 	if w.SubPath == "" {
@@ -164,6 +178,6 @@ func (w wanted) took(known v1alpha1.MountStatus) bool {
 
 // differs says whether a mount that is there is another one than asked for.
 func (w wanted) differs(known v1alpha1.MountStatus) bool {
-	return known.Source != w.source() || known.Path != w.Target || known.Container != w.Container ||
+	return sourceOf(known) != w.source() || known.Path != w.Target || known.Container != w.Container ||
 		known.ReadOnly != w.ReadOnly && (w.ReadOnly || w.VolumeHandle != "")
 }
