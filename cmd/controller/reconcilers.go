@@ -50,7 +50,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 		return err
 	}
 	sets, err := sandboxset.New(sandboxset.Config{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, Events: recorder, Log: p.log,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, MaxMounts: policy.MaxMounts, Events: recorder, Log: p.log,
 	})
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 	policy := mount.DefaultPolicy()
 	policy.Drivers, policy.MaxMounts = slices.Sorted(maps.Keys(drivers)), cfg.MaxMounts
 	pool, err := local.New(local.Config{
-		Pool:  local.Pool{Sets: store.Sets, Changed: store.Changed, Max: cfg.MaxSandboxes, Reader: store, Default: cfg.Volumes},
+		Pool:  local.Pool{Sets: store.Sets, Changed: store.Changed, Max: cfg.MaxSandboxes, MaxMounts: cfg.MaxMounts, Reader: store, Default: cfg.Volumes},
 		State: cfg.State, Envd: filepath.Join(cfg.Bin, "envd"), Starter: filepath.Join(cfg.Bin, "starter"), EnvdVersion: envd.Version,
 		Drivers: drivers, Policy: policy, Probe: prober(), Log: log,
 	})

@@ -295,7 +295,7 @@ func names(all []v1alpha1.Sandbox) (out []string) {
 func (w *world) namesOf(pool string) []string { return names(w.sandboxes(pool)) }
 
 func TestWhatCannotBeMadeIsNotMade(t *testing.T) {
-	w := newWorld(t)
+	w, n := newWorld(t), 0
 	for name, c := range map[string]struct {
 		change  func(*v1alpha1.SandboxSet)
 		reason  string
@@ -307,9 +307,17 @@ func TestWhatCannotBeMadeIsNotMade(t *testing.T) {
 		"a volume in a reserved place": {func(s *v1alpha1.SandboxSet) {
 			s.Spec.Volumes = []v1alpha1.PoolVolume{{Name: "v", MountPath: "/usr/v", PersistentVolume: &v1alpha1.PersistentVolumeSource{Name: "pv"}}}
 		}, "InvalidVolumes", "spec.volumes[0].mountPath"},
+		"volumes with more places than a sandbox may have mounts": {func(s *v1alpha1.SandboxSet) {
+			for i := range 17 {
+				s.Spec.Volumes = append(s.Spec.Volumes, v1alpha1.PoolVolume{
+					Name: fmt.Sprint("v", i), MountPath: fmt.Sprint("/data/", i), PersistentVolume: &v1alpha1.PersistentVolumeSource{Name: "pv"},
+				})
+			}
+		}, "InvalidVolumes", "spec.volumes: they have 17 places"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := w.set("pool-"+strings.ToLower(c.reason), 2, c.change)
+			n++
+			s := w.set(fmt.Sprint("pool-", n), 2, c.change)
 			w.eventually(func(a *assertT) {
 				require.NoError(a, w.client.Get(t.Context(), clientKey(s), s))
 				filled := condition(s, v1alpha1.ConditionFilled)

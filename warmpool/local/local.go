@@ -31,6 +31,8 @@ type Pool struct {
 	Changed func() <-chan struct{}
 	// Max sandboxes at a time, stock included; 512.
 	Max int
+	// MaxMounts is how many mounts a sandbox may have; mount.DefaultMaxMounts.
+	MaxMounts int
 	// Parallel is how many sandboxes are made at the same time; 2.
 	Parallel int
 	// Grace is how long a claimed sandbox may take to be started before it is ended; 2 minutes.
@@ -50,6 +52,7 @@ func (p *Pool) defaults() error {
 		return errors.New("local: Pool.Sets is missing; it names the pools to keep")
 	}
 	setDefault(&p.Max, 512)
+	setDefault(&p.MaxMounts, mount.DefaultMaxMounts)
 	setDefault(&p.Parallel, 2)
 	setDefault(&p.Grace, 2*time.Minute)
 	setDefault(&p.MakeTimeout, 30*time.Second)

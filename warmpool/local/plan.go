@@ -56,8 +56,8 @@ type plan struct {
 // machineSize is what a template without limits has.
 type machineSize struct{ cpus, memoryMB int }
 
-// planOf reads a set. made is a digest of everything else that a sandbox is made of: programs and root file system.
-func planOf(set v1alpha1.SandboxSet, size machineSize, made string) (plan, error) {
+// planOf reads a set, whose sandboxes may have as many mounts as most says. made is a digest of everything else that a sandbox is made of: programs and root file system.
+func planOf(set v1alpha1.SandboxSet, size machineSize, most int, made string) (plan, error) {
 	containers := set.Spec.Template.Spec.Containers
 	if len(containers) == 0 {
 		return plan{}, fmt.Errorf("SandboxSet %s: spec.template.spec.containers is empty; its first container is the sandbox", set.Name)
@@ -70,7 +70,11 @@ func planOf(set v1alpha1.SandboxSet, size machineSize, made string) (plan, error
 	default:
 		return plan{}, fmt.Errorf("SandboxSet %s: annotation %s is %q; expected none or pasta", set.Name, v1alpha1.AnnotationNetwork, network)
 	}
-	if _, err := template.Volumes(&set); err != nil {
+	volumes, err := template.Volumes(&set)
+	if err == nil {
+		err = template.Fit(volumes, most)
+	}
+	if err != nil {
 		return plan{}, fmt.Errorf("SandboxSet %s: spec.%w", set.Name, err)
 	}
 	first := containers[0]

@@ -88,7 +88,7 @@ func (b *Backend) reconcile() {
 	now := b.cfg.Clock.Now()
 	wanted := map[string]bool{}
 	for _, set := range b.cfg.Sets() {
-		next, err := planOf(set, b.size, b.made)
+		next, err := planOf(set, b.size, b.cfg.MaxMounts, b.made)
 		if err != nil {
 			b.log.Error("pool stays as it is", "template", set.Name, "error", err)
 			wanted[set.Name] = true

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -126,4 +127,20 @@ func (c claims) PersistentVolumeClaim(ctx context.Context, namespace, name strin
 		return c.one, nil
 	}
 	return c.Volumes.PersistentVolumeClaim(ctx, namespace, name)
+}
+
+func TestASetWithMorePlacesForVolumesThanASandboxMayHaveMountsIsNoPool(t *testing.T) {
+	set := furnished(aSet("base", 0), "/srv")
+	set.Spec.Volumes = nil
+	for i := range 20 {
+		set.Spec.Volumes = append(set.Spec.Volumes, v1alpha1.PoolVolume{
+			Name: fmt.Sprint("v", i), MountPath: fmt.Sprint("/data/", i), HostPath: &corev1.HostPathVolumeSource{Path: "/srv"},
+		})
+	}
+	w := begin(t, newFake(), nil, set)
+	_, err := w.Template(t.Context(), "base")
+	requireCode(t, warmpool.NotFound, err)
+	w = begin(t, newFake(), func(p *Pool) { p.MaxMounts = 20 }, set)
+	_, err = w.Template(t.Context(), "base")
+	require.NoError(t, err)
 }

@@ -42,6 +42,14 @@ func Volumes(set *v1alpha1.SandboxSet) ([]warmpool.PoolVolume, error) {
 	return out, nil
 }
 
+// Fit refuses a set's volumes where they have more places than a sandbox of this installation may have mounts: each place is one.
+func Fit(volumes []warmpool.PoolVolume, most int) error {
+	if len(volumes) <= most {
+		return nil
+	}
+	return fmt.Errorf("volumes: they have %d places, and a sandbox may have at most %d mounts (policy.limits.mountsPerSandbox of the chart, -max-mounts)", len(volumes), most)
+}
+
 // Volume is what is asked for in each sandbox, with what holds wherever it is mounted: a mount without a driver. The faults are those of the
 // volume by itself, with index 0.
 func Volume(v v1alpha1.PoolVolume) (mount.Mount, mount.Faults) {
@@ -136,6 +144,7 @@ func together(set *v1alpha1.SandboxSet, all []warmpool.PoolVolume, of []int) (wr
 		wrong = append(wrong, fmt.Sprintf("volumes: nothing mounts them: spec.runtimes does not include %q", v1alpha1.RuntimeCSI))
 	}
 	policy, ms := mount.DefaultPolicy(), make([]mount.Mount, len(all))
+	policy.MaxMounts = mount.MostMounts // fewer is the installation's to say: Fit
 	policy.Reserved = reserved(set.Spec.Template.Spec.Containers)
 	for i, v := range all {
 		ms[i] = mount.Mount{Spec: v.Spec, Driver: mount.DriverPool}

@@ -1,6 +1,7 @@
 package template_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -104,6 +105,22 @@ func TestAPoolsVolumesAreRefusedWithTheirPlaces(t *testing.T) {
 			require.Error(t, err)
 		})
 	}
+}
+
+func TestASetHasAsManyPlacesForVolumesAsTheInstallationAllows(t *testing.T) {
+	places := func(n int) *v1alpha1.SandboxSet {
+		var volumes []v1alpha1.PoolVolume
+		for i := range n {
+			volumes = append(volumes, host(fmt.Sprint("v", i), fmt.Sprint("/data/", i)))
+		}
+		return setOf(volumes...)
+	}
+	all, err := template.Volumes(places(mount.MostMounts))
+	require.NoError(t, err)
+	require.NoError(t, template.Fit(all, mount.MostMounts))
+	require.ErrorContains(t, template.Fit(all, mount.DefaultMaxMounts), "volumes: they have 64 places, and a sandbox may have at most 16 mounts")
+	_, err = template.Volumes(places(mount.MostMounts + 1))
+	require.ErrorContains(t, err, "a sandbox may have at most 64 mounts", "no Sandbox holds more")
 }
 
 func TestAnEphemeralVolumeIsInEachContainerThatTheSetSays(t *testing.T) {

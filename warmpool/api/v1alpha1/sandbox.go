@@ -71,7 +71,7 @@ type SandboxSpec struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=64
 	Volumes []PoolVolume `json:"volumes,omitempty"`
 	// Mounts are the volumes that are mounted into the running sandbox. They may be edited: what is added is mounted, what is taken
 	// out is unmounted. Each passes the same rules as in a create request, under the team of spec.claim.

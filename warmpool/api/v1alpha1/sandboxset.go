@@ -56,7 +56,7 @@ type SandboxSetSpec struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=64
 	Volumes []PoolVolume `json:"volumes,omitempty"`
 	// ScaleStrategy bounds how fast the pool is filled.
 	// +optional
@@ -142,7 +142,7 @@ type PoolVolume struct {
 	// with a dot and the number of the place, from 1.
 	// +optional
 	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=15
+	// +kubebuilder:validation:MaxItems=63
 	Mounts []PoolMount `json:"mounts,omitempty"`
 }
 

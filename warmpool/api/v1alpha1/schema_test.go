@@ -3,7 +3,9 @@ package v1alpha1_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
 )
@@ -124,6 +127,15 @@ func TestPoolVolumesHaveOneSource(t *testing.T) {
 	require.ErrorContains(t, create(`{"name":"a","mountPath":"/a","hostPath":{"path":"/x"},"persistentVolume":{"name":"pv"}}`), "exactly one of")
 	require.ErrorContains(t, create(`{"name":"a","mountPath":"a","hostPath":{"path":"/x"}}`), "mountPath")
 	require.ErrorContains(t, create(`{"name":"a","mountPath":"/a","hostPath":{"path":"/x"},"mountAt":"Never"}`), "mountAt")
+	many := func(n int) string {
+		var all []string
+		for i := range n {
+			all = append(all, fmt.Sprintf(`{"name":"v%d","mountPath":"/data/%d","hostPath":{"path":"/x"}}`, i, i))
+		}
+		return strings.Join(all, ",")
+	}
+	require.NoError(t, create(many(mount.MostMounts)), "as many as a Sandbox may have mounts")
+	require.ErrorContains(t, create(many(mount.MostMounts+1)), "at most 64 items")
 }
 
 func TestASetScalesBySubresource(t *testing.T) {

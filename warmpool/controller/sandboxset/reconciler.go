@@ -18,6 +18,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/controller/injection"
 )
@@ -31,6 +32,8 @@ type Config struct {
 	// Injection is the injection configuration in force.
 	Injection *injection.Current
 	Events    events.EventRecorder
+	// MaxMounts is how many mounts a sandbox may have; mount.DefaultMaxMounts.
+	MaxMounts int
 	// Parallel is how many Sandboxes of one set are made or deleted at the same time; 16.
 	Parallel int
 	// Pace is the shortest time between two writes of a set's status that tell nothing but other numbers; 1 s.
@@ -57,6 +60,9 @@ func New(cfg Config) (*Reconciler, error) {
 		return nil, errors.New("sandboxset: Injection is needed; its digest is part of every revision")
 	case cfg.Events == nil || cfg.Log == nil:
 		return nil, errors.New("sandboxset: Events and Log are needed")
+	}
+	if cfg.MaxMounts == 0 {
+		cfg.MaxMounts = mount.DefaultMaxMounts
 	}
 	if cfg.Parallel == 0 {
 		cfg.Parallel = 16

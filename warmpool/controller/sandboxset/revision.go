@@ -18,7 +18,11 @@ import (
 
 // revision is the digest of what new sandboxes of a set are made of. Its error is a fault, or injection.ErrUnknown.
 func (r *Reconciler) revision(set *v1alpha1.SandboxSet) (string, error) {
-	if _, err := template.Volumes(set); err != nil {
+	volumes, err := template.Volumes(set)
+	if err == nil {
+		err = template.Fit(volumes, r.cfg.MaxMounts)
+	}
+	if err != nil {
 		return "", &fault{"InvalidVolumes", "spec." + err.Error()}
 	}
 	if _, err := template.Of(set); err != nil {
