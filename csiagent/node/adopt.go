@@ -90,6 +90,9 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 		return errors.Join(err, n.journal.remove(e.place()))
 	case e.Client.PID != 0 && !n.alive(ctx, e.Driver, e.Client):
 		e.dead = clientEnded
+		n.mu.Lock()
+		n.pastOf(e.place()).died(n.config.Clock.Now(), clientEnded) // nobody was there to see it, or to hear its last words
+		n.mu.Unlock()
 	}
 	n.add(e)
 	if d, ok := n.config.Drivers[e.Driver].(Adopter); ok && e.Client.PID != 0 && e.dead == "" {

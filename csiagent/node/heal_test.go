@@ -77,6 +77,42 @@ func TestALaterAgentCannotReplaceAClientUntilItIsToldAgain(t *testing.T) {
 	require.Len(t, w.box.mounts(t, "/data"), 1)
 }
 
+func TestAMountWhoseClientDiedWithItsAgentIsRefreshedWhereItIsAndNowhereElse(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	m := s.volume("/data")
+	require.NoError(t, w.Publish(t.Context(), m))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	pid := client(t, w.config.Dir)
+	w.restart()
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	require.Eventually(t, func() bool { return client(t, w.config.Dir) == 0 }, 5*time.Second, 5*time.Millisecond)
+	require.NoError(t, w.Adopt(t.Context()))
+	known := w.Known()
+	require.Len(t, known, 1)
+	require.Equal(t, node.Failed, known[0].Phase)
+	require.True(t, known[0].Served)
+	require.NoError(t, w.Refresh(t.Context(), m))
+	require.Equal(t, node.Mounted, w.Known()[0].Phase)
+	got, err := os.ReadFile(w.box.path("data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
+	require.Regexp(t, `^healed once, last at \S+: the client that serves this volume has ended$`, verdict(w).Message)
+	require.Equal(t, verdict(w), w.Known()[0].Health)
+	pid = client(t, w.config.Dir)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	w.heals(pid) // by itself: it has been told
+
+	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}))
+	for _, m := range []mount.Mount{m, memory("/data")} {
+		require.NoError(t, w.Refresh(t.Context(), m), "what is not there is not brought")
+		require.Empty(t, w.box.mounts(t, "/data"))
+	}
+	require.NoError(t, w.Publish(t.Context(), memory("/data")))
+	require.NoError(t, w.Refresh(t.Context(), m), "and another volume at its place is left alone")
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+	require.False(t, w.Known()[0].Served)
+}
+
 // bareness counts how often the bare mount point was there: it refuses what a dead volume does not even hear.
 func bareness(w *world) (stop func() int) {
 	quit, count := make(chan struct{}), make(chan int)

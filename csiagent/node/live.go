@@ -26,16 +26,39 @@ type Live struct {
 	Driver       string
 	VolumeHandle string
 	Phase        Phase
+	// Served says that a client process serves it, which may end, and may take other credentials.
+	Served bool
 	Health
 	MountedAt time.Time
 }
 
 func (e *entry) view(v Verdict, message string) Live {
-	l := Live{Spec: e.Spec, Driver: e.Driver, VolumeHandle: e.VolumeHandle, Phase: Failed, Health: Health{v, message}, MountedAt: e.MountedAt}
+	l := Live{
+		Spec: e.Spec, Driver: e.Driver, VolumeHandle: e.VolumeHandle, Phase: Failed, Served: e.Client.PID != 0, Health: Health{v, message},
+		MountedAt: e.MountedAt,
+	}
 	if l.Works() {
 		l.Phase = Mounted
 	}
 	return l
+}
+
+// Known returns the published mounts as they were when somebody last looked, in no order. Nothing is asked, so that nothing can hang.
+func (n *Node) Known() []Live {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]Live, 0, len(n.live))
+	for _, e := range n.live {
+		h := e.look.Health
+		switch {
+		case e.dead != "":
+			h = Health{VerdictDead, e.dead}
+		case h.Verdict == "": // it was read when it was mounted
+			h.Verdict = VerdictLive
+		}
+		out = append(out, e.view(h.Verdict, h.Message))
+	}
+	return out
 }
 
 // probesAtOnce bounds the processes that one Mounts starts.

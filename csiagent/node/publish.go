@@ -18,7 +18,18 @@ import (
 // Publish mounts m's volume into the sandbox. When it returns nil the volume was read and is at its target; when it fails,
 // nothing is left. The same mount again is no error and does nothing while it works, but that new credentials take the place of earlier
 // ones; one that died is replaced.
-func (n *Node) Publish(ctx context.Context, m mount.Mount) error {
+func (n *Node) Publish(ctx context.Context, m mount.Mount) error { return n.publishIf(ctx, m, always) }
+
+// Refresh is Publish of a mount that is there already and that a client serves: it gets the credentials of m, and another client where its
+// own has ended. With any other it does nothing, so that it brings nothing back that somebody takes away at the same time.
+func (n *Node) Refresh(ctx context.Context, m mount.Mount) error { return n.publishIf(ctx, m, served) }
+
+func always(*entry) bool { return true }
+
+func served(e *entry) bool { return e != nil && e.Client.PID != 0 }
+
+// publishIf publishes m where what is at its place, nil for nothing, is as wanted.
+func (n *Node) publishIf(ctx context.Context, m mount.Mount, wanted func(*entry) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, n.config.PublishTimeout)
 	defer cancel()
 	var err error
@@ -31,6 +42,9 @@ func (n *Node) Publish(ctx context.Context, m mount.Mount) error {
 		return fmt.Errorf("%w: another request works on this target", mount.ErrUnavailable)
 	}
 	defer unlock()
+	if !wanted(n.at(p)) {
+		return nil
+	}
 	r, err := newRecord(m)
 	if err != nil {
 		return err
