@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -32,8 +33,10 @@ type Store struct {
 
 // StartStore runs versitygw, which lies at path, on dir, and makes the bucket. Crash ends it.
 func StartStore(ctx context.Context, path, dir string) (*Store, error) {
-	if err := os.MkdirAll(filepath.Join(dir, "objects"), 0o700); err != nil {
-		return nil, err
+	for _, part := range []string{"objects", "users"} {
+		if err := os.MkdirAll(filepath.Join(dir, part), 0o700); err != nil {
+			return nil, err
+		}
 	}
 	addr, err := freeAddr(ctx)
 	if err != nil {
@@ -42,7 +45,7 @@ func StartStore(ctx context.Context, path, dir string) (*Store, error) {
 	s := &Store{URL: "http://" + addr, Dir: dir, Access: "AK" + strings.ToUpper(random(9)), Secret: random(20)}
 	s.program, err = launch(filepath.Join(dir, "store.log"),
 		[]string{"ROOT_ACCESS_KEY_ID=" + s.Access, "ROOT_SECRET_ACCESS_KEY=" + s.Secret},
-		path, "--port", addr, "posix", filepath.Join(dir, "objects"))
+		path, "--port", addr, "--iam-dir", filepath.Join(dir, "users"), "posix", filepath.Join(dir, "objects"))
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +55,27 @@ func StartStore(ctx context.Context, path, dir string) (*Store, error) {
 		return nil, fmt.Errorf("the object store does not get ready: %w\n%s", err, tail(filepath.Join(dir, "store.log")))
 	}
 	return s, nil
+}
+
+// As is the store for whoever has another key of it. A new key may do anything; Revoke takes it back.
+func (s *Store) As(ctx context.Context) (*Store, error) {
+	other := *s
+	other.Access, other.Secret = "AK"+strings.ToUpper(random(9)), random(20)
+	return &other, s.admin(ctx, "create-user", "--access", other.Access, "--secret", other.Secret, "--role", "admin")
+}
+
+// Revoke takes back a key that As has made.
+func (s *Store) Revoke(ctx context.Context, other *Store) error {
+	return s.admin(ctx, "delete-user", "--access", other.Access)
+}
+
+func (s *Store) admin(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, s.program.cmd.Path, append([]string{"admin", "--endpoint-url", s.URL}, args...)...)
+	cmd.Env = append(os.Environ(), "ADMIN_ACCESS_KEY_ID="+s.Access, "ADMIN_SECRET_ACCESS_KEY="+s.Secret)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("store: %s: %w: %s", args[0], err, out)
+	}
+	return nil
 }
 
 // Object is one of the bucket's.

@@ -27,6 +27,14 @@ func TestTheStoreKeepsObjectsAndRefusesAWrongKey(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "hello", text)
 
+	other, err := store.As(t.Context())
+	require.NoError(t, err)
+	_, err = other.Read(t.Context(), "sub/hello.txt")
+	require.NoError(t, err)
+	require.NoError(t, store.Revoke(t.Context(), other))
+	_, err = other.Read(t.Context(), "sub/hello.txt")
+	require.ErrorContains(t, err, "403")
+
 	wrong := *store
 	wrong.Secret = random(20)
 	_, err = wrong.Read(t.Context(), "sub/hello.txt")

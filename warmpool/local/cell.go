@@ -201,6 +201,9 @@ func (c *cell) Isolate(ctx context.Context) error { return netns.Disconnect(ctx,
 // Publish implements box.
 func (c *cell) Publish(ctx context.Context, m mount.Mount) error { return c.node.Publish(ctx, m) }
 
+// Refresh implements box.
+func (c *cell) Refresh(ctx context.Context, m mount.Mount) error { return c.node.Refresh(ctx, m) }
+
 // Unpublish implements box.
 func (c *cell) Unpublish(ctx context.Context, target string, force bool) error {
 	if force {
@@ -214,6 +217,15 @@ func (c *cell) Look(ctx context.Context) map[string]node.Health {
 	out := map[string]node.Health{}
 	for _, m := range c.node.Mounts(ctx) {
 		out[m.ID] = m.Health
+	}
+	return out
+}
+
+// Known implements box.
+func (c *cell) Known() map[string]node.Live {
+	out := map[string]node.Live{}
+	for _, m := range c.node.Known() {
+		out[m.ID] = m
 	}
 	return out
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"sync"
@@ -40,6 +41,9 @@ type fake struct {
 	// unpublish is publish's opposite
 	unpublish func(ctx context.Context, target string, force bool) error
 	init      func(ctx context.Context, token warmpool.Token, env map[string]string) error
+	// refresh is a Refresh; known is what every box knows of its mounts
+	refresh func(ctx context.Context, m mount.Mount) error
+	known   map[string]node.Live
 }
 
 func newFake() *fake {
@@ -145,12 +149,11 @@ type fakeBox struct {
 	cut     bool
 }
 
-func (b *fakeBox) Process() mount.Process                      { return b.process }
-func (b *fakeBox) Uplink() mount.Process                       { return b.fake.uplink }
-func (b *fakeBox) Gone() <-chan struct{}                       { return b.gone }
-func (b *fakeBox) Detach()                                     {}
-func (b *fakeBox) Usage() (sample, error)                      { return sample{cpu: time.Second, memory: 1 << 20}, nil }
-func (b *fakeBox) Look(context.Context) map[string]node.Health { return nil }
+func (b *fakeBox) Process() mount.Process { return b.process }
+func (b *fakeBox) Uplink() mount.Process  { return b.fake.uplink }
+func (b *fakeBox) Gone() <-chan struct{}  { return b.gone }
+func (b *fakeBox) Detach()                {}
+func (b *fakeBox) Usage() (sample, error) { return sample{cpu: time.Second, memory: 1 << 20}, nil }
 
 func (b *fakeBox) Dial(context.Context, uint16) (net.Conn, error) {
 	return nil, errors.New("no network")
@@ -173,6 +176,30 @@ func (b *fakeBox) Publish(ctx context.Context, m mount.Mount) error {
 		return b.fake.publish(ctx, m)
 	}
 	return nil
+}
+
+func (b *fakeBox) Refresh(ctx context.Context, m mount.Mount) error {
+	b.fake.mu.Lock()
+	refresh := b.fake.refresh
+	b.fake.mu.Unlock()
+	if refresh != nil {
+		return refresh(ctx, m)
+	}
+	return nil
+}
+
+func (b *fakeBox) Look(context.Context) map[string]node.Health {
+	out := map[string]node.Health{}
+	for id, m := range b.Known() {
+		out[id] = m.Health
+	}
+	return out
+}
+
+func (b *fakeBox) Known() map[string]node.Live {
+	b.fake.mu.Lock()
+	defer b.fake.mu.Unlock()
+	return maps.Clone(b.fake.known)
 }
 
 func (b *fakeBox) Unpublish(ctx context.Context, target string, force bool) error {

@@ -86,6 +86,7 @@ type Backend struct {
 	drivers map[string]node.Driver
 
 	wake    chan struct{} // a step of Run is due
+	look    chan struct{} // what mounts lack is to be looked at
 	adopted chan struct{} // closed when claims may begin
 	stopped chan struct{} // closed when Run ends
 	active  traffic
@@ -104,9 +105,11 @@ type sandbox struct {
 	box     box
 	made    time.Time
 	reason  string
-	faults  map[string]string // what is wrong with its mounts, by id
-	notes   map[string]string // what there is to say of those that work
-	looked  time.Time         // when that was found out
+	faults  map[string]string      // what is wrong with its mounts, by id
+	notes   map[string]string      // what there is to say of those that work
+	looked  time.Time              // when that was found out
+	given   map[string]mount.Mount // what it was asked to mount by this process, with the credentials, by id
+	lacks   map[string]lack        // what could not be given to its mounts, by id
 	history []warmpool.Usage
 	last    sample
 	cancel  context.CancelFunc // of a Start under way
@@ -117,6 +120,7 @@ type sandbox struct {
 
 	starting sync.RWMutex // held by Start, for reading by changes of its mounts, and by an ending that waits for them
 	saving   sync.Mutex   // orders writes of the record
+	tended   sync.Mutex   // held while its mounts are given what they lack, and by its end
 }
 
 func newBackend(cfg Pool, log *slog.Logger, m machine, key []byte, size machineSize, made, version string) (*Backend, error) {
@@ -125,7 +129,7 @@ func newBackend(cfg Pool, log *slog.Logger, m machine, key []byte, size machineS
 	}
 	return &Backend{
 		cfg: cfg, log: log, machine: m, key: key, size: size, made: made, version: version, unlock: func() {},
-		wake: make(chan struct{}, 1), adopted: make(chan struct{}), stopped: make(chan struct{}),
+		wake: make(chan struct{}, 1), look: make(chan struct{}, 1), adopted: make(chan struct{}), stopped: make(chan struct{}),
 		pools: map[string]*pool{}, sandboxes: map[warmpool.ID]*sandbox{}, noted: map[string]bool{},
 	}, nil
 }
@@ -147,9 +151,12 @@ func (b *Backend) ready(ctx context.Context) error {
 	}
 }
 
-func (b *Backend) poke() {
+func (b *Backend) poke() { signal(b.wake) }
+
+// signal wakes whoever receives from c, a channel that holds one, unless he was woken already.
+func signal(c chan<- struct{}) {
 	select {
-	case b.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -255,6 +262,9 @@ func (s *sandbox) status(spec mount.Spec) warmpool.MountStatus {
 	switch {
 	case s.faults[spec.ID] != "":
 		st.Phase, st.Message = warmpool.MountFailed, s.faults[spec.ID]
+		if why := s.lacks[spec.ID].why; why != "" {
+			st.Message += "; " + why
+		}
 	case !st.MountedAt.IsZero():
 		st.Phase, st.Message = warmpool.MountReady, s.notes[spec.ID]
 	}

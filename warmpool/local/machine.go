@@ -39,8 +39,12 @@ type box interface {
 	Publish(ctx context.Context, m mount.Mount) error
 	// Unpublish takes away what is mounted at a target; one in use stays unless force. Errors are those of node.
 	Unpublish(ctx context.Context, target string, force bool) error
+	// Refresh gives a published mount the credentials of m, and another client where its own has ended. It mounts nothing that is not there.
+	Refresh(ctx context.Context, m mount.Mount) error
 	// Look says how published mounts are, by id. It asks the storage.
 	Look(ctx context.Context) map[string]node.Health
+	// Known is what was last seen of published mounts, by id. It asks nobody.
+	Known() map[string]node.Live
 	Usage() (sample, error)
 	// End flushes and unmounts the volumes, kills the container and removes everything; again after a failure.
 	End(ctx context.Context) error

@@ -111,6 +111,7 @@ func (b *Backend) intend(s *sandbox, m mount.Mount) (bool, error) {
 		return false, err
 	}
 	s.Mounts = append(slices.Clone(s.Mounts), m.Spec) // a record that is being written keeps its own
+	s.gave(m)
 	b.mu.Unlock()
 	if err := b.persist(s); err != nil {
 		_ = b.forget(s, m.ID) // it cannot be written either
@@ -141,6 +142,7 @@ func (b *Backend) mounted(s *sandbox, m mount.Mount) (warmpool.MountStatus, erro
 		s.Mounted[spec.ID] = b.cfg.Clock.Now()
 	}
 	s.faults = without(s.faults, spec.ID)
+	s.gave(m)
 	st := s.status(spec)
 	b.mu.Unlock()
 	if err := b.persist(s); err != nil {
@@ -166,6 +168,8 @@ func (b *Backend) forget(s *sandbox, mountID string) error {
 	b.mu.Lock()
 	s.Mounts = slices.DeleteFunc(slices.Clone(s.Mounts), func(m mount.Spec) bool { return m.ID == mountID })
 	s.Mounted, s.faults = without(s.Mounted, mountID), without(s.faults, mountID)
+	delete(s.given, mountID)
+	delete(s.lacks, mountID)
 	b.mu.Unlock()
 	if err := b.persist(s); err != nil {
 		return unkept(err)

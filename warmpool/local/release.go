@@ -75,6 +75,8 @@ func (b *Backend) end(s *sandbox) {
 func (b *Backend) finish(s *sandbox) {
 	s.starting.Lock() // what is under way has been cancelled: what it began is undone here
 	defer s.starting.Unlock()
+	s.tended.Lock()
+	defer s.tended.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.EndTimeout)
 	defer cancel()
 	err := s.box.End(ctx)

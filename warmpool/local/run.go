@@ -33,6 +33,7 @@ func (b *Backend) Run(ctx context.Context) error {
 	}
 	close(b.adopted)
 	b.work.Go(func() { b.watchUsage(ctx) })
+	b.work.Go(func() { b.tendMounts(ctx) })
 	timer := b.cfg.Clock.NewTimer(idle)
 	defer timer.Stop()
 	for {
@@ -45,6 +46,7 @@ func (b *Backend) Run(ctx context.Context) error {
 		case <-changed:
 			changed = b.cfg.Changed()
 			b.reconcile()
+			signal(b.look)
 		}
 	}
 }
@@ -391,6 +393,7 @@ func (b *Backend) takeOver(ctx context.Context, r record, found box) {
 	s := &sandbox{record: r, box: found, made: time.Time{}, dying: make(chan struct{}), ended: make(chan struct{})}
 	s.Uplink = found.Uplink()
 	b.sandboxes[r.ID] = s
+	signal(b.look)
 	if r.State == warmpool.Running {
 		b.dropUnfinished(s)
 	}

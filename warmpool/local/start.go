@@ -67,6 +67,11 @@ func (b *Backend) fit(ctx context.Context, s *sandbox, st warmpool.Start) error 
 			return start.Unreachable("its network could not be taken away", err)
 		}
 	}
+	b.mu.Lock()
+	for _, m := range st.Mounts {
+		s.gave(m)
+	}
+	b.mu.Unlock()
 	token, env := b.belongings(s, st.Env)
 	result := start.Together(ctx, start.Steps{
 		Mounts: st.Mounts, Publish: s.box.Publish,

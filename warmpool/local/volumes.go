@@ -79,6 +79,7 @@ func (b *Backend) furnish(ctx context.Context, s *sandbox) error {
 			return start.Volume(m, err)
 		}
 		s.Mounts, s.Mounted[m.ID] = append(s.Mounts, m.Spec), b.cfg.Clock.Now()
+		s.gave(m)
 	}
 	return nil
 }
