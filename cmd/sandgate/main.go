@@ -69,6 +69,7 @@ func runCommand(args []string) error {
 	fs.Func("allow-host-paths", "colon-separated directories that host-path volumes may lie in (default none)", boot.List(&cfg.AllowHostPaths, ":"))
 	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.BoolVar(&cfg.NASUnfenced, "nas-unfenced", false, "mount NFS volumes that their owner restricts, although a sandbox with a network may reach the server itself")
+	fs.StringVar(&cfg.MetricsAddr, "metrics-addr", "", "address to serve /metrics, /livez and /readyz on, for whoever reaches it (default none)")
 	fs.StringVar(&cfg.Domain, "domain", "", "domain whose hosts PORT-ID.DOMAIN reach sandboxes (default the address)")
 	fs.DurationVar(&cfg.CreateDeadline, "create-deadline", 30*time.Second, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.MaxTimeout, "max-timeout", 24*time.Hour, "longest life a sandbox may be given from now")

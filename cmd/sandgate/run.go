@@ -13,7 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/cmd/internal/measure"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
@@ -23,6 +26,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/gateway/e2b"
+	"github.com/sandgate-dev/sandgate/gateway/observe"
 	"github.com/sandgate-dev/sandgate/gateway/proxy"
 	"github.com/sandgate-dev/sandgate/injector/envd"
 	"github.com/sandgate-dev/sandgate/warmpool/local"
@@ -39,13 +43,13 @@ var (
 
 // config is what `sandgate run` is told.
 type config struct {
-	Addr, State, Manifests, Bin, Domain string
-	AllowHostPaths                      []string
-	Endpoints                           mount.Guard
-	NASUnfenced                         bool
-	Volumes                             volume.Default
-	CreateDeadline, MaxTimeout          time.Duration
-	MaxMounts, MaxSandboxes             int
+	Addr, State, Manifests, Bin, Domain, MetricsAddr string
+	AllowHostPaths                                   []string
+	Endpoints                                        mount.Guard
+	NASUnfenced                                      bool
+	Volumes                                          volume.Default
+	CreateDeadline, MaxTimeout                       time.Duration
+	MaxMounts, MaxSandboxes                          int
 }
 
 // drain is how long requests under way may take to end after a signal. Streams of sandboxes are cut then.
@@ -78,15 +82,37 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 	}
 	limits := gateway.DefaultLimits()
 	limits.Create, limits.MaxTimeout = cfg.CreateDeadline, cfg.MaxTimeout
-	service, err := gateway.New(gateway.Config{Backend: pool, Reader: store, Policy: policy, Volumes: cfg.Volumes, Limits: limits, Logger: log})
+	registry, observer, err := metrics(pool)
 	if err != nil {
 		pool.Close()
 		return err
 	}
-	return serve(cfg, log, out, store, pool, service)
+	service, err := gateway.New(gateway.Config{
+		Backend: pool, Reader: store, Policy: policy, Volumes: cfg.Volumes, Limits: limits, Observer: observer, Logger: log,
+	})
+	if err != nil {
+		pool.Close()
+		return err
+	}
+	return serve(cfg, log, out, store, pool, service, registry)
 }
 
-func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, pool *local.Backend, service *gateway.Service) error {
+// metrics are those of the process, its requests, pools and mounts.
+func metrics(pool *local.Backend) (*prometheus.Registry, *observe.Observer, error) {
+	registry := measure.Registry("sandgate")
+	observer, err := observe.New(registry)
+	if err != nil {
+		return nil, nil, err
+	}
+	return registry, observer, errors.Join(registry.Register(observe.Pools(pool.Templates)), registry.Register(pool.Mounts()))
+}
+
+// asked bounds the question whether the sandboxes of an earlier process were taken over.
+const asked = time.Second
+
+func serve(
+	cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, pool *local.Backend, service *gateway.Service, registry prometheus.Gatherer,
+) error {
 	access, err := openAccess(cfg.State)
 	if err != nil {
 		pool.Close()
@@ -112,6 +138,14 @@ func serve(cfg config, log *slog.Logger, out io.Writer, store *manifest.Store, p
 	var group boot.Group
 	group.Add("manifests", store.Run)
 	group.Add("pool", pool.Run)
+	if cfg.MetricsAddr != "" {
+		group.Add("metrics", measure.Serve(cfg.MetricsAddr, registry, func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), asked)
+			defer cancel()
+			_, err := pool.Templates(ctx)
+			return err
+		}))
+	}
 	group.Add("server", func(ctx context.Context) error { return boot.Serve(ctx, server, listener, drain) })
 	group.Add("announcement", func(ctx context.Context) error {
 		if _, err := pool.Templates(ctx); err != nil { // answers once the sandboxes of an earlier process were taken over

@@ -1,0 +1,51 @@
+package faults_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestTheMountsOfOneMachineAreCounted(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := free.Addr().String()
+	require.NoError(t, free.Close())
+	s := begin(t, "-metrics-addr", address)
+	sb, err := s.Create(t.Context(), "pool", three)
+	require.NoError(t, err)
+	scraped := func() string {
+		t.Helper()
+		res, err := http.Get("http://" + address + "/metrics")
+		require.NoError(t, err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		return string(text)
+	}
+	count := func(phase string, n int) string {
+		return fmt.Sprintf("sandgate_mounts{driver=\"ossplugin.csi.alibabacloud.com\",phase=%q} %d\n", phase, n)
+	}
+	text := scraped()
+	require.Contains(t, text, count("Mounted", 1))
+	require.Contains(t, text, count("Failed", 0))
+	require.Contains(t, text, `sandgate_pool_claimed{pool="pool"} 1`)
+	s.signal(t, syscall.SIGSTOP, s.pids(t, "s3fs", sb.ID)...)
+	require.Eventually(t, func() bool {
+		began := time.Now()
+		text := scraped()
+		require.Less(t, time.Since(began), time.Second, "a storage that does not answer holds nothing up")
+		return strings.Contains(text, count("Failed", 1))
+	}, 25*time.Second, 200*time.Millisecond)
+	s.signal(t, syscall.SIGCONT, s.pids(t, "s3fs", sb.ID)...)
+	require.NoError(t, s.Kill(t.Context(), sb))
+	require.NotContains(t, scraped(), "sandgate_mounts{")
+	s.settled(t)
+}
