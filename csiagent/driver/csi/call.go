@@ -91,9 +91,16 @@ func (d *Driver) meet(ctx context.Context) (abilities, error) {
 	return can, err
 }
 
+// mortal is how often a plugin may end while it is asked for its controller, before it is not asked any more.
+const mortal = 2
+
 // unattached refuses a driver whose volumes have to be attached to a node first. One whose controller is not in this plugin cannot be
-// asked; it refuses the volume itself.
+// asked; it refuses the volume itself. Some of those say that they have a controller and crash when it is asked (the one of Google's
+// Persistent Disk, when it was told to run none): a kubelet never asks.
 func (d *Driver) unattached(ctx context.Context, identity csi.IdentityClient) error {
+	if d.deaths.Load() >= mortal {
+		return nil
+	}
 	plugin, err := call(ctx, d, "GetPluginCapabilities", identity.GetPluginCapabilities, &csi.GetPluginCapabilitiesRequest{})
 	if err != nil {
 		return err
@@ -106,8 +113,11 @@ func (d *Driver) unattached(ctx context.Context, identity csi.IdentityClient) er
 		return nil
 	}
 	have, err := call(ctx, d, "ControllerGetCapabilities", csi.NewControllerClient(d.conn).ControllerGetCapabilities, &csi.ControllerGetCapabilitiesRequest{})
-	if status.Code(errors.Unwrap(err)) == codes.Unimplemented {
+	switch status.Code(errors.Unwrap(err)) {
+	case codes.Unimplemented:
 		return nil
+	case codes.Unavailable:
+		d.deaths.Add(1)
 	}
 	for _, c := range have.GetCapabilities() {
 		if c.GetRpc().GetType() == csi.ControllerServiceCapability_RPC_PUBLISH_UNPUBLISH_VOLUME {

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -42,6 +44,7 @@ type Driver struct {
 	book   book
 	locks  locks
 	wake   chan struct{}
+	deaths atomic.Int32 // of the plugin, while it was asked for its controller
 }
 
 const (
@@ -168,8 +171,16 @@ func (d *Driver) Keep(_ context.Context, dirs []string) error {
 	return err
 }
 
-// Run undoes, until ctx ends, what could not be undone when it was to be.
+// Run meets the plugin, before a sandbox waits for it, and undoes, until ctx ends, what could not be undone when it was to be.
 func (d *Driver) Run(ctx context.Context) error {
+	var met sync.WaitGroup
+	met.Go(func() {
+		err := d.patient(ctx, func() error { _, err := d.meet(ctx); return err })
+		if err != nil && ctx.Err() == nil {
+			d.config.Logger.WarnContext(ctx, "the plugin is of no use yet", "driver", d.config.Name, "error", err)
+		}
+	})
+	defer met.Wait()
 	tick := time.NewTicker(tidyPause)
 	defer tick.Stop()
 	for {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,7 +47,8 @@ type plugin struct {
 	asked map[string]proto.Message
 	fail  map[string][]error // of the next calls
 	hang  map[string]bool
-	bare  bool // publishes nothing and says that it did
+	bare  bool                  // publishes nothing and says that it did
+	dies  func(context.Context) // instead of saying what its controller can do
 }
 
 func (p *plugin) serve(t *testing.T) {
@@ -107,8 +109,12 @@ func (p *plugin) GetPluginCapabilities(context.Context, *spec.GetPluginCapabilit
 	return out, nil
 }
 
-func (p *plugin) ControllerGetCapabilities(context.Context, *spec.ControllerGetCapabilitiesRequest) (*spec.ControllerGetCapabilitiesResponse, error) {
-	if len(p.control) == 0 {
+func (p *plugin) ControllerGetCapabilities(ctx context.Context, _ *spec.ControllerGetCapabilitiesRequest) (*spec.ControllerGetCapabilitiesResponse, error) {
+	switch {
+	case p.dies != nil:
+		p.dies(ctx)
+		return nil, status.Error(codes.Internal, "nobody hears this")
+	case len(p.control) == 0:
 		return nil, status.Error(codes.Unimplemented, "another process")
 	}
 	out := &spec.ControllerGetCapabilitiesResponse{}
@@ -443,6 +449,31 @@ func TestAPluginThatIsNotThereIsWaitedFor(t *testing.T) {
 	r.plugin.serve(t)
 	require.NoError(t, <-done)
 	require.NoError(t, r.unmount(t, "a"))
+}
+
+func TestAPluginThatDiesWhenItsControllerIsAskedForIsNotAskedAgain(t *testing.T) {
+	r := newRig(t, stages)
+	r.plugin.control = []spec.ControllerServiceCapability_RPC_Type{}
+	var deaths atomic.Int32
+	r.plugin.dies = func(ctx context.Context) {
+		deaths.Add(1)
+		server := r.plugin.server
+		go func() {
+			server.Stop()
+			r.plugin.serve(t) // its parent starts it again
+		}()
+		<-ctx.Done()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	require.Eventually(t, func() bool { return deaths.Load() == 2 }, 5*time.Second, 5*time.Millisecond, "when it is met")
+	require.NoError(t, r.mount(t, volume(), "a"))
+	require.NoError(t, r.unmount(t, "a"))
+	cancel()
+	require.NoError(t, <-done)
+	require.EqualValues(t, 2, deaths.Load())
+	require.Equal(t, "stage publish unpublish unstage", r.plugin.did())
 }
 
 func TestOneCallAtATimeIsUnderWayForAVolume(t *testing.T) {
