@@ -8,6 +8,7 @@ STATE ?= $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/sandgate
 MANIFESTS ?= examples/local
 ALLOW_HOST_PATHS ?=
 LOOPBACK ?=
+CSI_PLUGINS ?= $(BIN)
 
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo -E)
 ASROOT  := $(SUDO) env PATH=$(PATH) CACHE=$(CACHE)
@@ -46,13 +47,14 @@ vet:
 	@echo "== vet"
 	@go vet ./...
 
-unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/controller-gen ## house rules, unit and integration tests with -race, as root
+unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/controller-gen $(BIN)/gce-pd-csi-driver ## house rules, unit and integration tests with -race, as root
 	@$(INSTALL) fio
+	@$(INSTALL) ext4
 	@echo "== house rules, unit and integration tests"
 	@mkdir -p $(CACHE)/reports
 	@$(BIN)/gotestsum --format standard-quiet --junitfile $(CACHE)/reports/go.xml -- \
 		-race -timeout 20m -exec "$(ASROOT) VERSITYGW=$(BIN)/versitygw CSI_SANITY=$(BIN)/csi-sanity SANDGATE_BIN=$(BIN) \
-		CONTROLLER_GEN=$(BIN)/controller-gen" ./...
+		CONTROLLER_GEN=$(BIN)/controller-gen CSI_PLUGINS=$(CSI_PLUGINS)" ./...
 
 unit-kube: cluster ## the tests that need a real API server, one package at a time
 	@echo "== tests on a real API server"
@@ -128,6 +130,6 @@ cluster:
 	@$(ASROOT) SANDGATE_CLUSTER_WITH="helm coredns" e2e/cluster/cluster.sh build
 
 # External tools: one module each, so that none bends the product's dependencies. Rebuilt when its pin changes.
-$(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum $(BIN)/csi-sanity $(BIN)/controller-gen: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
+$(BIN)/golangci-lint $(BIN)/versitygw $(BIN)/gotestsum $(BIN)/csi-sanity $(BIN)/controller-gen $(BIN)/gce-pd-csi-driver: $(BIN)/%: e2e/tools/%/go.mod e2e/tools/%/go.sum
 	@$(INSTALL) go
 	@$(INSTALL) tool $*

@@ -3,6 +3,7 @@
 #   install.sh system           programs that sandboxes and volumes need, from apt
 #   install.sh nfs              the emulator in which NFS is tried, from apt
 #   install.sh fio              what verifies data on volumes, from apt
+#   install.sh ext4             what makes file systems on disks, from apt
 #   install.sh go               says so when there is no Go
 #   install.sh tool NAME        an external tool, built from its own module e2e/tools/NAME at the version pinned there
 #   install.sh python PIN...    a virtual environment per SDK pin, from e2e/sdk/python/pins/PIN/requirements.txt
@@ -46,6 +47,8 @@ nfs() { apt qemu-system-x86_64=qemu-system-x86; }
 
 fio() { apt fio=fio; }
 
+ext4() { apt mkfs.ext4=e2fsprogs; }
+
 # Any Go of 1.21 or newer fetches the version that go.mod asks for by itself.
 go_() {
   command -v go >/dev/null && [[ "$(go env GOVERSION)" =~ ^go1\.([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 21 ] ||
@@ -53,10 +56,10 @@ go_() {
 }
 
 tool() {
-  local name=$1 into="$CACHE/bin/$1" module="$here/tools/$1" pkg
-  pkg=$(cd "$module" && go list -f '{{.ImportPath}}' tool)
+  local name=$1 into="$CACHE/bin/$1" module="$here/tools/$1" pkg version
+  read -r pkg version < <(cd "$module" && go list -f '{{.ImportPath}} {{.Module.Version}}' tool)
   say "building $name (once per version; a large one takes minutes)"
-  (cd "$module" && CGO_ENABLED=0 go build -trimpath -o "$into" "$pkg")
+  (cd "$module" && CGO_ENABLED=0 go build -trimpath -ldflags "-X main.version=$version" -o "$into" "$pkg") # a CSI driver does not start without one
   touch "$into"
 }
 
@@ -92,15 +95,16 @@ js() {
   done
 }
 
-what=${1:?expected system, nfs, fio, go, tool, python or js}
+what=${1:?expected system, nfs, fio, ext4, go, tool, python or js}
 shift
 case $what in
   system) system ;;
   nfs) nfs ;;
   fio) fio ;;
+  ext4) ext4 ;;
   go) go_ ;;
   tool) tool "$@" ;;
   python) python "$@" ;;
   js) js "$@" ;;
-  *) die "unknown part $what: expected system, nfs, fio, go, tool, python or js" ;;
+  *) die "unknown part $what: expected system, nfs, fio, ext4, go, tool, python or js" ;;
 esac

@@ -26,6 +26,14 @@ import (
 // foreign is a pod whose agent runs a plugin that nobody here wrote: CSI_PLUGINS is a directory with such programs.
 func foreign(t *testing.T, driver, program string, args ...string) *pod {
 	t.Helper()
+	p := withPlugin(t, driver, program, args...)
+	p.run()
+	return p
+}
+
+// withPlugin is such a pod before its agent is started.
+func withPlugin(t *testing.T, driver, program string, args ...string) *pod {
+	t.Helper()
 	path := filepath.Join(os.Getenv("CSI_PLUGINS"), program)
 	if _, err := os.Stat(path); err != nil || os.Getenv("CSI_PLUGINS") == "" {
 		t.Skipf("needs the node plugin %s: set CSI_PLUGINS to the directory that it is in", program)
@@ -35,15 +43,20 @@ func foreign(t *testing.T, driver, program string, args ...string) *pod {
 	p.state, err = os.MkdirTemp("", "s") // short: a socket is in it
 	require.NoError(t, err)
 	p.extra = append([]string{"-plugin", driver, "--", path}, args...)
+	return p
+}
+
+// run starts the agent, and looks at the end that it has kept its secrets.
+func (p *pod) run() {
+	p.t.Helper()
 	p.start("")
-	t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		if p.process.ProcessState == nil {
 			_ = p.end()
 		}
-		require.NotContains(t, p.log.String(), "CANARY")
-		require.NoError(t, os.RemoveAll(p.state))
+		require.NotContains(p.t, p.log.String(), "CANARY")
+		require.NoError(p.t, os.RemoveAll(p.state))
 	})
-	return p
 }
 
 // below are the paths that a driver has left.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -58,6 +59,7 @@ type pod struct {
 	agent                                    *channel.Agent
 	log                                      *logbook
 	extra                                    []string // arguments of the agent
+	program                                  string   // the agent; this test binary when empty
 
 	process *exec.Cmd
 }
@@ -119,12 +121,10 @@ func (p *pod) renew() {
 	}
 }
 
-// start starts the agent; program is this test binary when empty.
+// start starts the agent; program is the pod's when empty.
 func (p *pod) start(program string) {
 	p.t.Helper()
-	if program == "" {
-		program = "/proc/self/exe"
-	}
+	program = cmp.Or(program, p.program, "/proc/self/exe")
 	args := []string{"serve", "-addr", p.addr, "-handover", p.handover, "-state", p.state, "-identity", p.identity, "-allow-host-paths", p.host, "-loopback-endpoints"}
 	p.process = exec.Command(program, append(args, p.extra...)...)
 	p.process.Stderr = p.log
