@@ -201,6 +201,12 @@ func TestS3Plugin(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(data, "data", "f"))
 	require.NoError(t, err)
 	require.Equal(t, "written", string(text))
+	sub := p.at(m, "sub")
+	sub.SubPath = "a/b"
+	require.NoError(t, p.agent.Publish(t.Context(), sub), p.log)
+	require.NoError(t, os.WriteFile(p.in(b, "sub", "f"), nil, 0o600))
+	require.FileExists(t, filepath.Join(data, "data", "a", "b", "f"), "made, though this file system has one mode for all")
+	p.unpublish(sub)
 	p.survives(b, m)
 
 	one := p.at(m, "one")

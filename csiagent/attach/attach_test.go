@@ -124,6 +124,14 @@ func TestAMissingSubPath(t *testing.T) {
 		require.NoError(t, unix.Lstat(inVolume(v, path), &st))
 		require.Equal(t, want, fmt.Sprintf("%o %d:%d", st.Mode&0o7777, st.Uid, st.Gid), path)
 	}
+	require.NoError(t, unix.Mkdir(inVolume(v, "group"), 0))
+	require.NoError(t, unix.Chmod(inVolume(v, "group"), 0o2775))
+	tree, err = attach.Clone(v, attach.CloneOptions{SubPath: "group/a", MakeSubPath: true, Owner: owner})
+	require.NoError(t, err, "a directory that gives its group on")
+	require.NoError(t, tree.Close())
+	var st unix.Stat_t
+	require.NoError(t, unix.Lstat(inVolume(v, "group/a"), &st))
+	require.Equal(t, "755 1000:1001", fmt.Sprintf("%o %d:%d", st.Mode&0o777, st.Uid, st.Gid))
 	_, err = attach.Clone(v, attach.CloneOptions{SubPath: "x/y"})
 	require.ErrorIs(t, err, attach.ErrNotFound)
 	_, err = attach.Clone(v, attach.CloneOptions{SubPath: "x/y", MakeSubPath: true, ReadOnly: true})

@@ -81,7 +81,8 @@ func (t *Tree) ID() uint64 { return t.id }
 func (t *Tree) Close() error { return t.f.Close() }
 
 // makeOwned makes the directory name in dir for owner. Its first mode, 0, tells the directory that was made from one that
-// somebody put in its place before it was opened: only an empty directory that nobody may enter is given away.
+// somebody put in its place before it was opened: only an empty directory that nobody may enter is given away. Another one is left as
+// it is, as if it had been there before: it is such a one, or the file system has one mode for everything in it, as FUSE clients are told by umask.
 func makeOwned(dir int, name string, owner mount.Owner) (int, error) {
 	if err := unix.Mkdirat(dir, name, 0); err != nil {
 		return -1, err
@@ -105,12 +106,12 @@ func giveAway(fd int, owner mount.Owner) error {
 	if st.Uid == owner.UID && st.Gid == owner.GID && st.Mode&0o700 == 0o700 {
 		return nil // the file system says that everything in it is the owner's
 	}
-	bare, err := empty(fd)
-	if err != nil {
-		return err
+	const permissions = 0o777 // a directory's set-group-ID bit comes from the one above it
+	if st.Mode&permissions != 0 {
+		return nil
 	}
-	if !bare || st.Mode&0o7777 != 0 {
-		return fmt.Errorf("%w: the directory was replaced while it was made", ErrUnsafe)
+	if bare, err := empty(fd); err != nil || !bare {
+		return err
 	}
 	// While it is still ours: to change the mode of another one's takes a capability that the agent in a pod does not have.
 	if err := unix.Fchmod(fd, 0o755); err != nil {
