@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The contract on a real cluster: helm install, the seed's manifests with their placeholders filled in, a real object store, and the real SDKs.
 # It needs root. Everything that it starts ends with it.
-#   run.sh [keep] [PART...]      keep: leave the cluster up, to look around. Parts are the other scripts here; without one: all
+#   run.sh [keep] [PART...]      keep: leave the cluster up, to look around. Parts are the other scripts here; without one: all but plugins
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sandgate}
