@@ -44,6 +44,7 @@ type fake struct {
 	// refresh is a Refresh; known is what every box knows of its mounts
 	refresh func(ctx context.Context, m mount.Mount) error
 	known   map[string]node.Live
+	looks   int // how often mounts were looked at
 }
 
 func newFake() *fake {
@@ -189,6 +190,7 @@ func (b *fakeBox) Refresh(ctx context.Context, m mount.Mount) error {
 }
 
 func (b *fakeBox) Look(context.Context) map[string]node.Health {
+	b.fake.do(func() { b.fake.looks++ })
 	out := map[string]node.Health{}
 	for id, m := range b.Known() {
 		out[id] = m.Health

@@ -52,6 +52,7 @@ func TestMountsAreCountedByWhatWasLastSeenOfThem(t *testing.T) {
 	cancel()
 	require.Error(t, <-done)
 	require.EqualValues(t, 0, lines()["Pending "+mount.DriverTmpfs])
+	require.Zero(t, f.looks, "no storage was asked")
 	require.NoError(t, w.Release(t.Context(), sb.ID))
 	require.Empty(t, lines())
 }
