@@ -14,14 +14,27 @@ import (
 
 // stock is what there is of a set's unclaimed sandboxes. Those that are being deleted count for nothing.
 type stock struct {
-	ready   []*v1alpha1.Sandbox
-	waiting []*v1alpha1.Sandbox // in the making, or in trouble
+	ready   group
+	waiting group               // in the making, or in trouble
 	failed  []*v1alpha1.Sandbox // for good
 	unseen  int                 // made, and not in the cache yet
 	claimed int                 // of this pool, whoever made them
 }
 
-func (s *stock) total() int { return len(s.ready) + len(s.waiting) + s.unseen }
+func (s *stock) total() int { return s.ready.len() + s.waiting.len() + s.unseen }
+
+// group is stock of older revisions and of the set's own. Without a revision all of it is stale.
+type group struct{ stale, current []*v1alpha1.Sandbox }
+
+func (g *group) len() int { return len(g.stale) + len(g.current) }
+
+func (g *group) add(sb *v1alpha1.Sandbox, stale bool) {
+	if stale {
+		g.stale = append(g.stale, sb)
+	} else {
+		g.current = append(g.current, sb)
+	}
+}
 
 // count sorts the sandboxes of a pool. They are the cache's own: nobody changes them.
 func (p *pass) count(all []v1alpha1.Sandbox) {
@@ -40,9 +53,9 @@ func (p *pass) count(all []v1alpha1.Sandbox) {
 		case failed(sb), p.lost(sb):
 			p.stock.failed = append(p.stock.failed, sb)
 		case meta.IsStatusConditionTrue(sb.Status.Conditions, v1alpha1.ConditionReady):
-			p.stock.ready = append(p.stock.ready, sb)
+			p.stock.ready.add(sb, p.stale(sb))
 		default:
-			p.stock.waiting = append(p.stock.waiting, sb)
+			p.stock.waiting.add(sb, p.stale(sb))
 		}
 	}
 	m.ended = live
@@ -67,7 +80,7 @@ func (p *pass) lost(sb *v1alpha1.Sandbox) bool {
 
 // owned says whether a Sandbox is a set's own: the reference decides, a label alone means nothing.
 func owned(sb *v1alpha1.Sandbox, set *v1alpha1.SandboxSet) bool {
-	ref := metav1.GetControllerOf(sb)
+	ref := metav1.GetControllerOfNoCopy(sb)
 	return ref != nil && ref.UID == set.UID && sb.Labels[v1alpha1.LabelClaimed] != "true"
 }
 
@@ -79,18 +92,6 @@ func (p *pass) stale(sb *v1alpha1.Sandbox) bool {
 	return sb.Labels[v1alpha1.LabelRevision] != p.revision
 }
 
-// split takes the stale ones out.
-func (p *pass) split(all []*v1alpha1.Sandbox) (stale, current []*v1alpha1.Sandbox) {
-	for _, sb := range all {
-		if p.stale(sb) {
-			stale = append(stale, sb)
-		} else {
-			current = append(current, sb)
-		}
-	}
-	return stale, current
-}
-
 // newestFirst orders stock; names make it the same each time, so that a deletion whose answer was lost is tried on the same one.
 func newestFirst(a, b *v1alpha1.Sandbox) int {
 	return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
@@ -99,16 +100,9 @@ func newestFirst(a, b *v1alpha1.Sandbox) int {
 // surplus orders stock by what goes first when there is too much: what is not ready, then what is stale, then the newest.
 func (p *pass) surplus() []*v1alpha1.Sandbox {
 	var out []*v1alpha1.Sandbox
-	for _, group := range [][]*v1alpha1.Sandbox{p.stock.waiting, p.stock.ready} {
-		stale, current := group, []*v1alpha1.Sandbox(nil)
-		if p.revision != "" {
-			stale, current = p.split(group)
-		}
-		for _, part := range [][]*v1alpha1.Sandbox{stale, current} {
-			part = slices.Clone(part)
-			slices.SortFunc(part, newestFirst)
-			out = append(out, part...)
-		}
+	s := &p.stock
+	for _, part := range [][]*v1alpha1.Sandbox{s.waiting.stale, s.waiting.current, s.ready.stale, s.ready.current} {
+		out = append(out, slices.SortedFunc(slices.Values(part), newestFirst)...)
 	}
 	return out
 }

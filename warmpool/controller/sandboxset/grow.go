@@ -81,7 +81,7 @@ func refused(err error) bool {
 // missing is how many are to be made now.
 func (p *pass) missing() int {
 	n := int(p.set.Spec.Replicas) - p.stock.total()
-	making := len(p.stock.waiting) + p.stock.unseen
+	making := p.stock.waiting.len() + p.stock.unseen
 	n = min(n, inTheMaking(p.set)-making)
 	if p.memory.failures == 0 || n <= 0 {
 		return max(n, 0)

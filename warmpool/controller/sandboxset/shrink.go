@@ -22,7 +22,7 @@ func (p *pass) replaceFailed(ctx context.Context) error {
 	if m.failures > 0 && m.revision != p.revision && p.revision != "" { // another template deserves a fresh start
 		m.failures, m.retryAt = 0, time.Time{}
 	}
-	if m.failures > 0 && !p.now.Before(m.retryAt) && slices.ContainsFunc(p.stock.ready, p.worked) {
+	if m.failures > 0 && !p.now.Before(m.retryAt) && slices.ContainsFunc(p.stock.ready.current, p.worked) {
 		m.failures, m.retryAt = 0, time.Time{}
 	}
 	gone := map[string]bool{}
@@ -44,10 +44,10 @@ func (p *pass) replaceFailed(ctx context.Context) error {
 	return p.end(ctx, p.stock.failed)
 }
 
-// worked says whether a sandbox got ready after the last failure of the template, which works after all then.
+// worked says whether a sandbox of the set's revision got ready after the last failure of the template, which works after all then.
 func (p *pass) worked(sb *v1alpha1.Sandbox) bool {
 	c := meta.FindStatusCondition(sb.Status.Conditions, v1alpha1.ConditionReady)
-	return !p.stale(sb) && c != nil && !c.LastTransitionTime.Time.Before(p.memory.failedAt.Truncate(time.Second))
+	return c != nil && !c.LastTransitionTime.Time.Before(p.memory.failedAt.Truncate(time.Second))
 }
 
 // shrink deletes what is too much.
@@ -62,14 +62,9 @@ func (p *pass) shrink(ctx context.Context) error {
 
 // roll replaces stock of an older revision, as fast as the update strategy lets it. What is not ready yet is no loss to anybody.
 func (p *pass) roll(ctx context.Context) error {
-	waiting, _ := p.split(p.stock.waiting)
-	ready, _ := p.split(p.stock.ready)
-	replicas := int(p.set.Spec.Replicas)
-	budget := len(p.stock.ready) - (replicas - missable(p.set))
-	if budget > 0 {
-		waiting = append(waiting, ready[:min(budget, len(ready))]...)
-	}
-	return p.end(ctx, waiting)
+	waiting, ready := p.stock.waiting.stale, p.stock.ready.stale
+	budget := p.stock.ready.len() - (int(p.set.Spec.Replicas) - missable(p.set))
+	return p.end(ctx, slices.Concat(waiting, ready[:min(max(budget, 0), len(ready))]))
 }
 
 // missable is how many of a set's replicas may be missing because of an update.
@@ -118,13 +113,8 @@ func (p *pass) end(ctx context.Context, all []*v1alpha1.Sandbox) error {
 
 // drop takes out of the count what has just been deleted.
 func (p *pass) drop() {
-	for _, list := range []*[]*v1alpha1.Sandbox{&p.stock.ready, &p.stock.waiting, &p.stock.failed} {
-		kept := (*list)[:0:0]
-		for _, sb := range *list {
-			if !p.memory.ended[sb.UID] {
-				kept = append(kept, sb)
-			}
-		}
-		*list = kept
+	s := &p.stock
+	for _, list := range []*[]*v1alpha1.Sandbox{&s.ready.stale, &s.ready.current, &s.waiting.stale, &s.waiting.current, &s.failed} {
+		*list = slices.DeleteFunc(slices.Clone(*list), func(sb *v1alpha1.Sandbox) bool { return p.memory.ended[sb.UID] })
 	}
 }

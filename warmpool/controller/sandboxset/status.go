@@ -47,13 +47,11 @@ func (p *pass) status() {
 	s := &p.set.Status
 	s.ObservedGeneration = p.set.Generation
 	s.Replicas = int32(p.stock.total())
-	s.AvailableReplicas = int32(len(p.stock.ready))
+	s.AvailableReplicas = int32(p.stock.ready.len())
 	s.ClaimedReplicas = int32(p.stock.claimed)
 	if p.revision != "" {
 		s.UpdateRevision = p.revision
-		_, waiting := p.split(p.stock.waiting)
-		_, ready := p.split(p.stock.ready)
-		s.UpdatedReplicas = int32(len(waiting) + len(ready) + p.stock.unseen)
+		s.UpdatedReplicas = int32(len(p.stock.waiting.current) + len(p.stock.ready.current) + p.stock.unseen)
 	}
 	s.Selector = v1alpha1.LabelPool + "=" + p.set.Name + "," + v1alpha1.LabelClaimed + "!=true"
 	p.condition(v1alpha1.ConditionFilled, p.filled())
@@ -88,12 +86,11 @@ func (p *pass) injectionFault() *fault {
 
 // filled is why the pool is not full, nil when it is.
 func (p *pass) filled() *fault {
-	replicas := int(p.set.Spec.Replicas)
-	stale, _ := p.split(p.stock.ready)
+	replicas, ready, stale := int(p.set.Spec.Replicas), p.stock.ready.len(), len(p.stock.ready.stale)
 	switch {
 	case p.fault != nil:
 		return p.fault
-	case len(p.stock.ready) >= replicas && len(stale) == 0:
+	case ready >= replicas && stale == 0:
 		return nil
 	case p.memory.failures > 0:
 		return &fault{p.memory.reason, p.memory.message}
@@ -101,20 +98,20 @@ func (p *pass) filled() *fault {
 	if f := p.trouble(); f != nil {
 		return f
 	}
-	count := fmt.Sprintf("%d of %d ready", len(p.stock.ready), replicas)
-	if len(stale) > 0 {
-		return &fault{v1alpha1.ReasonUpdating, fmt.Sprintf("%s, %d of an older revision", count, len(stale))}
+	count := fmt.Sprintf("%d of %d ready", ready, replicas)
+	if stale > 0 {
+		return &fault{v1alpha1.ReasonUpdating, fmt.Sprintf("%s, %d of an older revision", count, stale)}
 	}
 	return &fault{v1alpha1.ReasonFilling, count}
 }
 
 // trouble is what is wrong with stock that is not ready, nil as long as some of it is merely in the making.
 func (p *pass) trouble() *fault {
-	if len(p.stock.waiting) == 0 {
+	if p.stock.waiting.len() == 0 {
 		return nil
 	}
 	var first *v1alpha1.Sandbox // always the same one, so that the message does not change for nothing
-	for _, sb := range p.stock.waiting {
+	for _, sb := range slices.Concat(p.stock.waiting.stale, p.stock.waiting.current) {
 		if c := meta.FindStatusCondition(sb.Status.Conditions, v1alpha1.ConditionReady); c == nil || c.Reason == v1alpha1.ReasonStarting {
 			return nil
 		}
