@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -30,7 +29,8 @@ func client(t testing.TB, dir string) int {
 	require.NoError(t, err)
 	for _, p := range pids {
 		line, err := os.ReadFile(p)
-		if err == nil && len(line) > 0 && strings.HasSuffix(string(line[:max(0, bytes.IndexByte(line, 0))]), "/s3fs") && bytes.Contains(line, []byte(dir)) {
+		program := filepath.Base(string(line[:max(0, bytes.IndexByte(line, 0))]))
+		if err == nil && (program == "s3fs" || program == "ossfs") && bytes.Contains(line, []byte(dir)) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(p)))
 			require.NoError(t, err)
 			return pid

@@ -3,7 +3,11 @@ package node_test
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
+	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"sync/atomic"
@@ -14,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/utils/clock"
 
+	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/oss/osstest"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
 )
@@ -57,6 +63,47 @@ func TestAKilledClientIsReplacedUnderTheRunningProcess(t *testing.T) {
 	require.Len(t, w.box.mounts(t, "/data"), 1)
 	require.Regexp(t, `^healed once, last at \S+: .*killed by signal 9`, verdict(w).Message)
 	require.NoError(t, w.Publish(t.Context(), m), "and is known")
+	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}))
+}
+
+func TestAKilledOssfsIsReplacedUnderTheRunningProcess(t *testing.T) {
+	program := os.Getenv("OSSFS")
+	if program == "" {
+		var err error
+		if program, err = exec.LookPath("ossfs"); err != nil {
+			t.Skip("needs ossfs: set OSSFS to the program, which no package registry has; see docs/backends.md")
+		}
+	}
+	s, bin := newStore(t), t.TempDir()
+	require.NoError(t, os.Symlink(program, filepath.Join(bin, "ossfs")))
+	behind, err := url.Parse("http://" + s.address)
+	require.NoError(t, err)
+	front := osstest.New(behind, storeKey, storeSecret)
+	front.Admit(osstest.Key{ID: storeKey, Secret: storeSecret})
+	server := httptest.NewServer(front)
+	defer server.Close()
+	w := newWorld(t, func(c *node.Config) {
+		c.Drivers[mount.DriverOSS] = oss.New(oss.Config{Path: []string{bin}, Guard: local.Guard, Logger: c.Logger})
+	})
+	m := s.volume("/data")
+	m.Attributes["url"], m.SubPath = server.URL, "team/a"
+	require.NoError(t, w.Publish(t.Context(), m))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	for range 3 {
+		bare, pid := bareness(w), client(t, w.config.Dir)
+		begin := time.Now()
+		require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+		require.Equal(t, node.VerdictDead, (<-w.died).Verdict)
+		w.heals(pid)
+		t.Logf("healed after %v", time.Since(begin))
+		require.Zero(t, bare(), "dead, and then alive; nothing in between")
+	}
+	got, err := os.ReadFile(w.box.path("data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
+	require.Len(t, w.box.mounts(t, "/data"), 1)
+	require.Regexp(t, `^healed 3 times, last at \S+: .*killed by signal 9`, verdict(w).Message)
+	require.Empty(t, front.Refused())
 	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}))
 }
 

@@ -54,15 +54,18 @@ func (l launch) environment() []string {
 
 // argv is the client's command line, and the content of its credential file.
 func (v *volume) argv(client, program, dir string) (l launch, err error) {
-	l.relayed = client == "s3fs"
-	l.signed = l.relayed && v.signable()
+	l.relayed = client != "ossfs2"
+	l.signed = l.relayed && v.signable(client)
 	l.tokens = v.tokened() && !l.relayed
 	if client == "ossfs2" {
 		l.file, err = v.ossfs2()
 		l.args = []string{program, "mount", dir, "-c", secrets, "-f"}
 		return l, err
 	}
-	if l.relayed && v.tokened() && !l.signed {
+	if err := v.knownTo(client); err != nil {
+		return l, err
+	}
+	if v.tokened() && !l.signed {
 		return l, invalid("the attribute sigVersion must be v4 or empty for a Secret with a SecurityToken, with the client s3fs")
 	}
 	source := v.bucket
@@ -74,7 +77,7 @@ func (v *volume) argv(client, program, dir string) (l launch, err error) {
 		l.args = append(l.args, "-o", o.String())
 	}
 	switch {
-	case v.public, l.tokens:
+	case v.public:
 	case l.signed: // whatever it signs with, another signature takes its place
 		l.file = v.bucket + ":sandgate:sandgate\n"
 	default:
@@ -83,23 +86,19 @@ func (v *volume) argv(client, program, dir string) (l launch, err error) {
 	return l, nil
 }
 
-// signable says whether the agent can sign the volume's requests: it knows one version of the signature.
-func (v *volume) signable() bool { return !v.public && !v.sigV2 && !v.sets("sigv2") }
+// signable says whether the agent can sign the volume's requests: it knows both versions of ossfs, and one of s3fs.
+func (v *volume) signable(client string) bool {
+	return !v.public && (client == "ossfs" || !v.sigV2 && !v.sets("sigv2"))
+}
 
 // base are the options that stand before the volume's own.
 func (v *volume) base(client string) []option {
-	url := v.endpoint.String()
-	if client == "s3fs" { // TLS begins behind the relay
-		url = "http://" + v.endpoint.Host
-	}
+	url := "http://" + v.endpoint.Host // TLS begins behind the relay
 	out := []option{{"url", url}, {"allow_other", ""}, {"nosuid", ""}, {"nodev", ""}}
-	switch {
-	case v.public:
+	if v.public {
 		out = append(out, option{"public_bucket", "1"})
-	case !v.tokened() || client == "s3fs":
+	} else {
 		out = append(out, option{"passwd_file", secrets})
-	default:
-		out = append(out, option{"passwd_file", tokensAt}, option{"use_session_token", ""})
 	}
 	if v.readOnly {
 		out = append(out, option{"ro", ""})
@@ -122,19 +121,19 @@ func (v *volume) base(client string) []option {
 
 // dialect are the options whose names or needs differ between ossfs and s3fs.
 func (v *volume) dialect(client string) (out []option) {
+	// An address has no sub-domain for the bucket.
+	_, err := netip.ParseAddr(v.endpoint.Hostname())
+	if !v.sets("use_path_request_style") && (err == nil || v.endpoint.Hostname() == "localhost") {
+		out = append(out, option{"use_path_request_style", ""})
+	}
 	region := "region"
 	if client == "s3fs" {
 		region = "endpoint"
-		// An address has no sub-domain for the bucket.
-		_, err := netip.ParseAddr(v.endpoint.Hostname())
-		if !v.sets("use_path_request_style") && (err == nil || v.endpoint.Hostname() == "localhost") {
-			out = append(out, option{"use_path_request_style", ""})
-		}
 		if v.sigV2 {
 			out = append(out, option{"sigv2", ""})
 		}
 	}
-	if v.sigV4 || client == "s3fs" && v.signable() {
+	if v.sigV4 || client == "s3fs" && v.signable(client) {
 		out = append(out, option{"sigv4", ""})
 	}
 	if v.region != "" {

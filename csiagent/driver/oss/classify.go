@@ -15,7 +15,7 @@ var sayings = []struct {
 	kind  error
 	text  string
 }{
-	{[]string{"bucket or key not found", "nosuchbucket", "mountpath", "remote path"}, mount.ErrNotFound, "there is no such bucket or path"},
+	{[]string{"bucket or key not found", "bucket not found", "nosuchbucket", "mountpath", "remote path"}, mount.ErrNotFound, "there is no such bucket or path"},
 	{
 		[]string{"invalid credentials", "signaturedoesnotmatch", "invalidaccesskeyid", "accessdenied", "access denied", "forbidden"},
 		mount.ErrDenied, "the object store refuses these credentials",
@@ -52,12 +52,12 @@ func classify(output string) error {
 	return errUnsaid
 }
 
-// lastWords are the lines of output that are not mere information.
+// lastWords are the lines of output that are not mere information: also not how ossfs would like to be started, two lines that come last.
 func lastWords(output string) string {
 	var out []string
 	for line := range strings.Lines(output) {
-		if !strings.Contains(line, "[INF]") {
-			out = append(out, strings.TrimSpace(line))
+		if text := strings.TrimSpace(line); text != "" && !strings.Contains(text, "[INF]") && !strings.HasPrefix(text, "[NOTICE]") && !strings.HasPrefix(text, "ossfs [oss-bucket]") {
+			out = append(out, text)
 		}
 	}
 	return strings.Join(out[max(0, len(out)-8):], "\n")

@@ -74,11 +74,11 @@ type world struct {
 	log *bytes.Buffer
 }
 
-func newWorld(t *testing.T) world {
+func newWorld(t *testing.T, path ...string) world {
 	t.Helper()
 	w := world{dir: filepath.Join(t.TempDir(), "st aging"), log: &bytes.Buffer{}}
 	require.NoError(t, os.Mkdir(w.dir, 0o700))
-	w.Driver = New(Config{Guard: local, Logger: slog.New(slog.NewTextHandler(&locked{w: w.log}, nil))})
+	w.Driver = New(Config{Path: path, Guard: local, Logger: slog.New(slog.NewTextHandler(&locked{w: w.log}, nil))})
 	t.Cleanup(func() {
 		require.NoError(t, leftovers(w.dir))
 		require.NoError(t, os.Remove(w.dir))
@@ -345,6 +345,22 @@ func TestAPublicBucketNeedsNoSecret(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "world", string(b))
 	require.Error(t, os.WriteFile(filepath.Join(w.dir, "new"), []byte("x"), 0o600), "everybody may read")
+}
+
+// docs/backends.md says so, of s3fs 1.90.
+func TestWhatIsCutByItsNameBecomesZerosAndWhatIsOpenIsCut(t *testing.T) {
+	s, w := startStore(t), newWorld(t)
+	w.up(t, s.mount())
+	cut := filepath.Join(w.dir, "cut")
+	require.NoError(t, os.WriteFile(cut, []byte("onetwo"), 0o600))
+	require.NoError(t, exec.Command("truncate", "-s", "3", cut).Run())
+	b, err := os.ReadFile(cut)
+	require.NoError(t, err)
+	require.Equal(t, "one", string(b), "the program opens it first")
+	require.NoError(t, os.Truncate(cut, 2))
+	b, err = os.ReadFile(cut)
+	require.NoError(t, err)
+	require.Equal(t, "\x00\x00", string(b), "when this is red with another version, docs can say so")
 }
 
 // open lets everybody read the bucket.

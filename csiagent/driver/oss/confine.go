@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// confine keeps a request within the prefix, and answers in the store's place what is outside. s3fs begins with a look at the whole
+// confine keeps a request within the prefix, and answers in the store's place what is outside. A client may begin with a look at the whole
 // bucket, which a tenant's credentials do not allow: it gets to see the prefix for it.
 func (o origin) confine(r *http.Request) *http.Response {
 	if o.Prefix == "" {
@@ -20,11 +20,16 @@ func (o origin) confine(r *http.Request) *http.Response {
 		return o.list(r)
 	case key == "" || !o.holds(key):
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			return answer(r, http.StatusNotFound) // s3fs asks for other forms of a directory's name beside it
+			return answer(r, http.StatusNotFound) // clients ask for other forms of a directory's name beside it
 		}
 		return answer(r, http.StatusForbidden)
 	}
-	if from := r.Header.Values("X-Amz-Copy-Source"); len(from) > 0 && !o.source(from) {
+	for _, name := range []string{"X-Amz-Copy-Source", "X-Oss-Copy-Source"} {
+		if from := r.Header.Values(name); len(from) > 1 || len(from) == 1 && !o.source(from[0]) {
+			return answer(r, http.StatusForbidden)
+		}
+	}
+	if r.Header.Get("X-Oss-Symlink-Target") != "" { // the store would follow it, out of the prefix; clients keep links in other ways
 		return answer(r, http.StatusForbidden)
 	}
 	return nil
@@ -50,12 +55,12 @@ func (o origin) holds(key string) bool {
 	return key == o.Prefix || strings.HasPrefix(key, o.Prefix+"/")
 }
 
-// source is holds for what is copied.
-func (o origin) source(from []string) bool {
-	path, err := url.PathUnescape(from[0])
+// source is holds for what is copied, in the form /bucket/key.
+func (o origin) source(from string) bool {
+	path, err := url.PathUnescape(from)
 	key, ours := strings.CutPrefix(strings.TrimPrefix(path, "/"), o.Bucket+"/")
 	key, _, _ = strings.Cut(key, "?")
-	return err == nil && len(from) == 1 && ours && o.holds(key)
+	return err == nil && ours && o.holds(key)
 }
 
 // list lets lists of the prefix through, and makes one of it of the look at the whole bucket.

@@ -36,21 +36,34 @@ func TestAClientIsKeptWithinItsPrefix(t *testing.T) {
 		"a copy from another bucket":    {"PUT", o.Host, "/data/team/a/f", "/other/team/a/f", 403},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+c.host+c.path, http.NoBody)
-			require.NoError(t, err)
-			if c.from != "" {
-				r.Header.Set("X-Amz-Copy-Source", c.from)
+			for _, dialect := range []string{"X-Amz-", "X-Oss-"} {
+				r, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+c.host+c.path, http.NoBody)
+				require.NoError(t, err)
+				if c.from != "" {
+					r.Header.Set(dialect+"Copy-Source", c.from)
+				}
+				require.Equal(t, c.want, refusal(t, o, r), dialect)
 			}
-			status := 0
-			if res := o.confine(r); res != nil {
-				status = res.StatusCode
-				require.NoError(t, res.Body.Close())
-			}
-			require.Equal(t, c.want, status)
 		})
 	}
+	link, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://"+o.Host+"/data/team/a/l?symlink", http.NoBody)
+	require.NoError(t, err)
+	require.Zero(t, refusal(t, o, link))
+	link.Header.Set("X-Oss-Symlink-Target", "team/b/f")
+	require.Equal(t, http.StatusForbidden, refusal(t, o, link), "the store would follow it")
 	whole, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+o.Host+"/data/?list-type=2", http.NoBody)
 	require.NoError(t, err)
 	require.Nil(t, o.confine(whole))
 	require.Equal(t, "list-type=2&max-keys=1&prefix=team%2Fa%2F", whole.URL.RawQuery)
+}
+
+// refusal is the status that a request is answered with in the store's place, 0 for one that goes there.
+func refusal(t *testing.T, o origin, r *http.Request) int {
+	t.Helper()
+	res := o.confine(r)
+	if res == nil {
+		return 0
+	}
+	require.NoError(t, res.Body.Close())
+	return res.StatusCode
 }

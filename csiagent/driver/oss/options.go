@@ -49,6 +49,20 @@ var allowed = map[string]*regexp.Regexp{
 // ours are options that are always as we set them: a volume may say them, and changes nothing.
 var ours = []string{"allow_other", "rw", "nosuid", "nodev", "relatime", "_netdev", "nofail"}
 
+// foreign are options of s3fs that ossfs does not know, or has under another name: it signs with version 1 unless told otherwise, remembers
+// what is missing unless told otherwise, and has no extended attributes unless told otherwise.
+var foreign = map[string]bool{"sigv2": true, "enable_noobj_cache": true, "noxattr": true}
+
+// knownTo refuses options that would end the client.
+func (v *volume) knownTo(client string) error {
+	for _, o := range v.options {
+		if client == "ossfs" && foreign[o.name] {
+			return invalid("the option %q is not one of fuseType ossfs", o.name)
+		}
+	}
+	return nil
+}
+
 // otherOpts reads `-o a,b=c -od`, the whole grammar there is: no quotes, no other flags.
 func otherOpts(text string) ([]option, error) {
 	var out []option

@@ -38,7 +38,7 @@ func (d *Driver) hold(v *volume, l launch) (h holder, r room, err error) {
 }
 
 // Renew gives a client that lives the credentials that m has now, without a break: also the files that are open stay. A client that has
-// an access key of its own (ossfs, ossfs2, and s3fs that signs with version 1) keeps it; a volume's next mount uses the new one.
+// an access key of its own (ossfs2, and s3fs that signs with version 1) keeps it; a volume's next mount uses the new one.
 func (d *Driver) Renew(ctx context.Context, p mount.Process, m mount.Mount) error {
 	h := d.holder(p)
 	if h == nil {

@@ -33,7 +33,8 @@ func TestCredentialsAreReplacedWithoutAFailedReadOrWrite(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			turn := 0
-			replaced(t, func(i *issuer) mount.Secret {
+			i := startIssuer(t)
+			replaced(t, i, newWorld(t), bare, func() mount.Secret {
 				turn++
 				return kinds[turn%len(kinds)](i, t)
 			})
@@ -41,10 +42,17 @@ func TestCredentialsAreReplacedWithoutAFailedReadOrWrite(t *testing.T) {
 	}
 }
 
+// revoking is a store that tells with which key it is asked, and takes some no more.
+type revoking interface {
+	mount(s mount.Secret) mount.Mount
+	await(t *testing.T, s mount.Secret)
+	revoke(s mount.Secret)
+	refusals() []string
+}
+
 // replaced reads and writes without a pause while one set of credentials takes the place of another.
-func replaced(t *testing.T, next func(*issuer) mount.Secret) {
-	i, w := startIssuer(t), newWorld(t)
-	old := next(i)
+func replaced(t *testing.T, i revoking, w world, bare func(mount.Mount) mount.Mount, next func() mount.Secret) {
+	old := next()
 	src := w.up(t, bare(i.mount(old)))
 	const size = 1 << 20
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "big"), make([]byte, 8*size), 0o600))
@@ -89,7 +97,7 @@ func replaced(t *testing.T, next func(*issuer) mount.Secret) {
 	})
 	for range 5 {
 		i.await(t, old)
-		fresh := next(i)
+		fresh := next()
 		require.NoError(t, w.Renew(t.Context(), src.Client, i.mount(fresh)))
 		i.revoke(old)
 		old = fresh

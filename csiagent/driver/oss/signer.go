@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// signer stands between an s3fs and its store. It dials in the client's place, so that the address which was looked at is the one that is
+// signer stands between a client and its store. It dials in the client's place, so that the address which was looked at is the one that is
 // connected to: the client would look the name up by itself, and may be told something else. And it signs what the client asks with the
-// credentials of the moment. s3fs never takes others than those that it was started with; signed here, a request has one key or the other and
+// credentials of the moment. Neither s3fs nor ossfs takes others than those that it was started with; signed here, a request has one key or the other and
 // never half of both, in files that are open as well as in others, and the client itself knows no secret at all. It listens in the
 // client's room, at no address.
 type signer struct {
@@ -61,7 +61,7 @@ type kept struct {
 const (
 	socketName = "s"
 	keptName   = "keys"
-	// proxyURL is where libcurl, and so s3fs, connects to instead of the store.
+	// proxyURL is where libcurl, and so s3fs and ossfs, connect to instead of the store.
 	proxyURL = "socks5h://localhost" + roomAt + "/" + socketName
 )
 
@@ -150,7 +150,7 @@ func (s *signer) send(r *http.Request) (*http.Response, error) {
 		return refusal, nil
 	}
 	if !s.origin.Unsigned {
-		if err := sign(r, g.keys); err != nil {
+		if err := s.origin.resign(r, g.keys); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -63,22 +64,17 @@ func scopeOf(r *http.Request) (string, error) {
 
 // canonicalHeaders are those that must be signed: the host, and what changes what the request means.
 func canonicalHeaders(r *http.Request) (names, lines string) {
-	all := map[string]string{"host": r.Host}
-	for name, values := range r.Header {
-		lower := strings.ToLower(name)
-		if strings.HasPrefix(lower, "x-amz-") || lower == "content-type" || lower == "content-md5" {
-			trimmed := make([]string, len(values))
-			for i, v := range values {
-				trimmed[i] = strings.Join(strings.Fields(v), " ")
-			}
-			all[lower] = strings.Join(trimmed, ",")
-		}
-	}
-	order := make([]string, 0, len(all))
-	for name := range all {
-		order = append(order, name)
-	}
-	slices.Sort(order)
+	h := r.Header.Clone()
+	h.Set("Host", r.Host)
+	return signedHeaders(h, collapse, "x-amz-", "content-type", "content-md5", "host")
+}
+
+// collapse makes one space of many; OSS leaves them.
+func collapse(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// headerLines are headers by their names in small letters, in order.
+func headerLines(all map[string]string) (names, lines string) {
+	order := slices.Sorted(maps.Keys(all))
 	var b strings.Builder
 	for _, name := range order {
 		b.WriteString(name + ":" + all[name] + "\n")

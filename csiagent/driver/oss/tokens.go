@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// tokens are the files that ossfs and ossfs2 take a token from, and look at again when AccessKeyId has changed: a directory, swapped as a
+// tokens are the files that ossfs2 takes a token from, and looks at again when AccessKeyId has changed: a directory, swapped as a
 // whole by its symbolic link.
 type tokens struct{ room room }
 

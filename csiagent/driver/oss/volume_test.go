@@ -27,7 +27,6 @@ func with(k, v string) func(*mount.Mount) { return func(m *mount.Mount) { m.Attr
 
 func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
 	const base = "-f -o url=http://s3.example.com -o allow_other -o nosuid -o nodev -o passwd_file=/proc/self/fd/3"
-	direct := strings.Replace(base, "http:", "https:", 1) // without the agent in between
 	const v4 = " -o sigv4"
 	const owner = " -o uid=1000 -o gid=1001 -o umask=022 -o connect_timeout=5 -o readwrite_timeout=30"
 	for name, c := range map[string]struct {
@@ -35,29 +34,29 @@ func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
 		client string
 		want   string
 	}{
-		"a plain volume":              {func(*mount.Mount) {}, "s3fs", "data:/team /d " + base + owner + v4},
-		"the whole bucket":            {with("path", "/"), "s3fs", "data /d " + base + owner + v4},
-		"a sub path joins the path":   {func(m *mount.Mount) { m.SubPath = "a/b" }, "s3fs", "data:/team/a/b /d " + base + owner + v4},
-		"read-only":                   {func(m *mount.Mount) { m.ReadOnly = true }, "s3fs", "data:/team /d " + base + " -o ro" + owner + v4},
-		"read-only by its options":    {with("otherOpts", "-o ro"), "s3fs", "data:/team /d " + base + " -o ro" + owner + v4},
-		"read-only by access mode":    {func(m *mount.Mount) { m.AccessMode = mount.ReadOnlyMany }, "ossfs", "data:/team /d " + direct + " -o ro" + owner},
-		"rw cannot undo read-only":    {func(m *mount.Mount) { m.ReadOnly = true; m.Options = []string{"rw"} }, "s3fs", "data:/team /d " + base + " -o ro" + owner + v4},
-		"options in every form":       {with("otherOpts", "-o umask=022 -oallow_other  -o max_stat_cache_size=0,retries=2"), "s3fs", "data:/team /d " + base + " -o uid=1000 -o gid=1001 -o connect_timeout=5 -o readwrite_timeout=30 -o sigv4 -o umask=022 -o max_stat_cache_size=0 -o retries=2"},
-		"an owner of its own":         {with("otherOpts", "-o uid=7,gid=8"), "s3fs", "data:/team /d " + base + " -o umask=022 -o connect_timeout=5 -o readwrite_timeout=30 -o sigv4 -o uid=7 -o gid=8"},
-		"mountOptions of the volume":  {func(m *mount.Mount) { m.Options = []string{"noexec", "_netdev"} }, "s3fs", "data:/team /d " + base + owner + v4 + " -o noexec"},
-		"s3fs signs with v4":          {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "s3fs", "data:/team /d " + base + owner + " -o sigv4 -o endpoint=r-1"},
-		"ossfs signs with v4":         {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "ossfs", "data:/team /d " + direct + owner + " -o sigv4 -o region=r-1"},
-		"s3fs signs with v1":          {with("sigVersion", "v1"), "s3fs", "data:/team /d " + base + owner + " -o sigv2"},
-		"ossfs signs with v1 anyway":  {with("sigVersion", "v1"), "ossfs", "data:/team /d " + direct + owner},
-		"s3fs is signed for":          {token, "s3fs", "data:/team /d " + base + owner + v4},
-		"ossfs reads a token's files": {token, "ossfs", strings.Replace("data:/team /d "+direct+owner, secrets, tokensAt+" -o use_session_token", 1)},
-		"encrypted by the store":      {with("encrypted", "aes256"), "s3fs", "data:/team /d " + base + owner + " -o use_sse" + v4},
-		"encrypted with a key":        {func(m *mount.Mount) { with("encrypted", "kms")(m); with("kmsKeyId", "k-1")(m) }, "ossfs", "data:/team /d " + direct + owner + " -o use_sse=kmsid:k-1"},
-		"what is off asks nothing":    {func(m *mount.Mount) { with("useSharedPath", "false")(m); with("overlay", "False")(m) }, "s3fs", "data:/team /d " + base + owner + v4},
-		"a public bucket":             {with("authType", "public"), "s3fs", strings.Replace("data:/team /d "+base+owner, "passwd_file=/proc/self/fd/3", "public_bucket=1", 1)},
-		"an address has no buckets":   {with("url", "https://10.0.0.7:9000"), "s3fs", strings.Replace("data:/team /d "+base+owner, "s3.example.com", "10.0.0.7:9000", 1) + " -o use_path_request_style" + v4},
-		"ossfs 2 has its own file":    {func(*mount.Mount) {}, "ossfs2", "mount /d -c /proc/self/fd/3 -f"},
-		"names in other letters":      {func(m *mount.Mount) { delete(m.Attributes, "url"); with(" URL ", "https://s3.example.com")(m) }, "s3fs", "data:/team /d " + base + owner + v4},
+		"a plain volume":             {func(*mount.Mount) {}, "s3fs", "data:/team /d " + base + owner + v4},
+		"the whole bucket":           {with("path", "/"), "s3fs", "data /d " + base + owner + v4},
+		"a sub path joins the path":  {func(m *mount.Mount) { m.SubPath = "a/b" }, "s3fs", "data:/team/a/b /d " + base + owner + v4},
+		"read-only":                  {func(m *mount.Mount) { m.ReadOnly = true }, "s3fs", "data:/team /d " + base + " -o ro" + owner + v4},
+		"read-only by its options":   {with("otherOpts", "-o ro"), "s3fs", "data:/team /d " + base + " -o ro" + owner + v4},
+		"read-only by access mode":   {func(m *mount.Mount) { m.AccessMode = mount.ReadOnlyMany }, "ossfs", "data:/team /d " + base + " -o ro" + owner},
+		"rw cannot undo read-only":   {func(m *mount.Mount) { m.ReadOnly = true; m.Options = []string{"rw"} }, "s3fs", "data:/team /d " + base + " -o ro" + owner + v4},
+		"options in every form":      {with("otherOpts", "-o umask=022 -oallow_other  -o max_stat_cache_size=0,retries=2"), "s3fs", "data:/team /d " + base + " -o uid=1000 -o gid=1001 -o connect_timeout=5 -o readwrite_timeout=30 -o sigv4 -o umask=022 -o max_stat_cache_size=0 -o retries=2"},
+		"an owner of its own":        {with("otherOpts", "-o uid=7,gid=8"), "s3fs", "data:/team /d " + base + " -o umask=022 -o connect_timeout=5 -o readwrite_timeout=30 -o sigv4 -o uid=7 -o gid=8"},
+		"mountOptions of the volume": {func(m *mount.Mount) { m.Options = []string{"noexec", "_netdev"} }, "s3fs", "data:/team /d " + base + owner + v4 + " -o noexec"},
+		"s3fs signs with v4":         {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "s3fs", "data:/team /d " + base + owner + " -o sigv4 -o endpoint=r-1"},
+		"ossfs signs with v4":        {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "ossfs", "data:/team /d " + base + owner + " -o sigv4 -o region=r-1"},
+		"s3fs signs with v1":         {with("sigVersion", "v1"), "s3fs", "data:/team /d " + base + owner + " -o sigv2"},
+		"ossfs signs with v1 anyway": {with("sigVersion", "v1"), "ossfs", "data:/team /d " + base + owner},
+		"s3fs is signed for":         {token, "s3fs", "data:/team /d " + base + owner + v4},
+		"ossfs is signed for":        {token, "ossfs", "data:/team /d " + base + owner},
+		"encrypted by the store":     {with("encrypted", "aes256"), "s3fs", "data:/team /d " + base + owner + " -o use_sse" + v4},
+		"encrypted with a key":       {func(m *mount.Mount) { with("encrypted", "kms")(m); with("kmsKeyId", "k-1")(m) }, "ossfs", "data:/team /d " + base + owner + " -o use_sse=kmsid:k-1"},
+		"what is off asks nothing":   {func(m *mount.Mount) { with("useSharedPath", "false")(m); with("overlay", "False")(m) }, "s3fs", "data:/team /d " + base + owner + v4},
+		"a public bucket":            {with("authType", "public"), "s3fs", strings.Replace("data:/team /d "+base+owner, "passwd_file=/proc/self/fd/3", "public_bucket=1", 1)},
+		"an address has no buckets":  {with("url", "https://10.0.0.7:9000"), "s3fs", strings.Replace("data:/team /d "+base+owner, "s3.example.com", "10.0.0.7:9000", 1) + " -o use_path_request_style" + v4},
+		"ossfs 2 has its own file":   {func(*mount.Mount) {}, "ossfs2", "mount /d -c /proc/self/fd/3 -f"},
+		"names in other letters":     {func(m *mount.Mount) { delete(m.Attributes, "url"); with(" URL ", "https://s3.example.com")(m) }, "s3fs", "data:/team /d " + base + owner + v4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := example()
@@ -81,7 +80,12 @@ func TestTheCredentialFileIsWhatEachClientReads(t *testing.T) {
 	require.NotContains(t, l.file, "CANARY", "whoever is signed for has no key")
 	l, err = v.argv("ossfs", "ossfs", "/d")
 	require.NoError(t, err)
+	require.NotContains(t, l.file, "CANARY", "whoever is signed for has no key")
+	v.sigV2 = true
+	l, err = v.argv("s3fs", "s3fs", "/d")
+	require.NoError(t, err)
 	require.Equal(t, "data:AKCANARY:SKCANARY\n", l.file)
+	v.sigV2 = false
 	l, err = v.argv("ossfs2", "ossfs2", "/d")
 	require.NoError(t, err)
 	for _, line := range []string{"--oss_bucket=data", "--oss_bucket_prefix=team/", "--oss_access_key_id=AKCANARY", "--oss_access_key_secret=SKCANARY", "--dir_mode=0755", "--file_mode=0644"} {
