@@ -46,8 +46,8 @@ type launch struct {
 var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
 
 func (l launch) environment() []string {
-	if l.relayed {
-		return append([]string{"http_proxy=" + proxyURL}, environment...)
+	if l.relayed { // whichever scheme a store redirects it to: its client would follow, to where nobody has looked
+		return append([]string{"http_proxy=" + proxyURL, "all_proxy=" + proxyURL}, environment...)
 	}
 	return environment
 }
