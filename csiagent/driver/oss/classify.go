@@ -21,7 +21,7 @@ var sayings = []struct {
 		mount.ErrDenied, "the object store refuses these credentials",
 	},
 	{
-		[]string{"ssl", "certificate", "tls"},
+		[]string{"ssl", "certificate", "tls"}, // of ossfs2; the others leave it to the signer
 		mount.ErrInvalid, "the object store's certificate is not trusted on this machine",
 	},
 	{

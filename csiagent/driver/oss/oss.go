@@ -223,6 +223,9 @@ func (d *Driver) reason(ctx context.Context, c *client, err error) error {
 	over := c.ended(context.WithoutCancel(ctx), explainGrace) // it may end after its mount did
 	said := c.output()
 	d.config.Logger.WarnContext(ctx, "FUSE client ended", "pid", c.process.PID, "output", lastWords(said))
+	if h := d.holder(c.process); h != nil && h.trouble() != nil {
+		return h.trouble()
+	}
 	known := classify(said)
 	if errors.Is(known, errUnsaid) && over {
 		return c.obituary()

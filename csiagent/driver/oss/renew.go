@@ -13,6 +13,8 @@ type holder interface {
 	// replace returns when the client does not use earlier credentials any more, or will not once it has looked. It does nothing for a
 	// client that keeps those that it was started with.
 	replace(ctx context.Context, c credentials) error
+	// trouble is what it knows better than its client about why that one does not work, nil when it knows nothing.
+	trouble() error
 	close()
 }
 

@@ -2,6 +2,7 @@ package oss
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +15,10 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
 // signer stands between a client and its store. It dials in the client's place, so that the address which was looked at is the one that is
@@ -29,8 +33,21 @@ type signer struct {
 	// transport has the connections to the store.
 	transport *http.Transport
 
+	// untrusted says that the store has shown a certificate that this machine does not trust.
+	untrusted atomic.Bool
+
 	mu  sync.RWMutex
 	now *generation
+}
+
+var errUntrusted = fmt.Errorf("%w: the object store's certificate is not trusted on this machine", mount.ErrInvalid)
+
+// trouble implements holder: the client only knows that it was refused.
+func (s *signer) trouble() error {
+	if s.untrusted.Load() {
+		return errUntrusted
+	}
+	return nil
 }
 
 // generation is one set of credentials with the requests that it has signed and that are not answered yet.
@@ -87,6 +104,11 @@ func newSigner(r room, to origin, keys credentials, dial dialFunc, logger *slog.
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
 				logger.InfoContext(r.Context(), "object store did not answer", "host", to.Host, "error", err)
+			}
+			if untrusted := (*tls.CertificateVerificationError)(nil); errors.As(err, &untrusted) {
+				s.untrusted.Store(true)
+				w.WriteHeader(http.StatusBadRequest) // it would be the same again
+				return
 			}
 			w.WriteHeader(http.StatusServiceUnavailable) // the client tries again
 		},
