@@ -94,6 +94,13 @@ func (c *client) signaled() bool {
 	return ok && st.Signaled()
 }
 
+// parting says whether the client has aborted on its way out; it must have ended. s3fs 1.90 does so in a destructor, without a word, when a
+// thread of its own is not through yet with the last request. Its file system has gone by then, and whoever closed a file has had its answer.
+func (c *client) parting() bool {
+	st, ok := c.state.Sys().(syscall.WaitStatus)
+	return ok && st.Signaled() && st.Signal() == syscall.SIGABRT && lastWords(c.output()) == ""
+}
+
 // end waits until the process has ended, and kills it when ctx ends first; killed says that it had to. A process that is not p any
 // more has ended.
 func end(ctx context.Context, p mount.Process) (killed bool, err error) {

@@ -254,7 +254,7 @@ func (d *Driver) forget(ctx context.Context, p mount.Process) (signaled bool) {
 	}
 	if c != nil {
 		over := c.ended(context.WithoutCancel(ctx), killGrace) // reaped, so that no zombie is left when this returns
-		signaled = over && c.signaled()
+		signaled = over && c.signaled() && !c.parting()
 		_ = c.log.Close()
 	}
 	return signaled
