@@ -22,6 +22,9 @@ type Driver struct {
 // patience is how long a server may be away: its container is started again after it was killed.
 const patience = 5 * time.Second
 
+// lookTime bounds what a server only has to look up. One that takes longer hangs, and its container with it.
+const lookTime = 2 * time.Second
+
 // Check is Checks.
 func (d *Driver) Check(m mount.Mount) error { return d.Checks(m) }
 
@@ -64,10 +67,14 @@ func (d *Driver) Unmount(ctx context.Context, _ string, client mount.Process) er
 func (d *Driver) Explain(ctx context.Context, client mount.Process) error {
 	_, err := d.now(ctx, request{Do: doExplain, Client: client})
 	if errors.Is(err, errAway) {
-		return errors.New("the container of its client has ended")
+		return ErrContainerEnded
 	}
 	return err
 }
+
+// ErrContainerEnded is why a client has ended whose container is gone, as it is told to the volume's owner. Whoever can see how that has
+// ended may add it.
+var ErrContainerEnded = errors.New("the container of its client has ended")
 
 // Renew gives client the credentials of m.
 func (d *Driver) Renew(ctx context.Context, client mount.Process, m mount.Mount) error {
@@ -75,8 +82,11 @@ func (d *Driver) Renew(ctx context.Context, client mount.Process, m mount.Mount)
 	return err
 }
 
-// Open returns a descriptor of client that becomes readable when it ends. It means the same here, though its number does not.
+// Open returns a descriptor of client that becomes readable when it ends. It means the same here, though its number does not. The error is
+// context.DeadlineExceeded when the server does not answer.
 func (d *Driver) Open(ctx context.Context, client mount.Process) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
 	f, err := d.now(ctx, request{Do: doOpen, Client: client})
 	if err == nil && f == nil {
 		err = errEnded
@@ -86,6 +96,8 @@ func (d *Driver) Open(ctx context.Context, client mount.Process) (*os.File, erro
 
 // Sweep ends the client of a mount that an agent before this one was making on dir.
 func (d *Driver) Sweep(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
 	_, err := d.now(ctx, request{Do: doSweep, Dir: dir})
 	if errors.Is(err, errAway) {
 		return nil
@@ -95,6 +107,17 @@ func (d *Driver) Sweep(ctx context.Context, dir string) error {
 
 // errAway is a server that is not there.
 var errAway = fmt.Errorf("%w: the container of the FUSE clients is not there", mount.ErrUnavailable)
+
+// errSlow is a server that is there and does not answer in time.
+var errSlow error = slow{}
+
+type slow struct{}
+
+func (slow) Error() string {
+	return mount.ErrUnavailable.Error() + ": no answer from the container of the FUSE clients in time"
+}
+
+func (slow) Unwrap() []error { return []error{mount.ErrUnavailable, context.DeadlineExceeded} }
 
 // now asks a server that is there.
 func (d *Driver) now(ctx context.Context, r request) (*os.File, error) {
@@ -144,7 +167,7 @@ func exchange(ctx context.Context, c *net.UnixConn, r request) (a answer, f *os.
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return a, nil, fmt.Errorf("%w: the FUSE client is not up in time", mount.ErrUnavailable)
+		return a, nil, errSlow
 	case err != nil:
 		return a, nil, errAway
 	}

@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -86,6 +88,23 @@ func TestAClientWhoseMountNobodyTakesIsEnded(t *testing.T) {
 	require.ErrorIs(t, <-failed, mount.ErrUnavailable)
 	close(s.proceed) // the client is up after all
 	require.Equal(t, <-s.begun, <-s.unmount)
+}
+
+func TestAServerThatHangsIsNotWaitedForByWhoOnlyLooks(t *testing.T) {
+	d := &clients.Driver{Socket: filepath.Join(t.TempDir(), "s")}
+	l, err := net.Listen("unix", d.Socket) // which takes connections and says nothing
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	opened, swept := make(chan error, 1), make(chan error, 1)
+	began := time.Now()
+	go func() { _, err := d.Open(context.Background(), mount.Process{PID: 1}); opened <- err }()
+	go func() { swept <- d.Sweep(context.Background(), "/a") }()
+	for _, done := range []chan error{opened, swept} {
+		err := <-done
+		require.ErrorIs(t, err, context.DeadlineExceeded, "it is not said to have ended")
+		require.ErrorIs(t, err, mount.ErrUnavailable)
+	}
+	require.Less(t, time.Since(began), 4*time.Second)
 }
 
 func TestAClientWhoseContainerHasEndedHasLostWhatItHad(t *testing.T) {

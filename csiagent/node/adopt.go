@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
 )
 
@@ -19,12 +21,19 @@ func (n *Node) Adopt(ctx context.Context) error {
 	errs := []error{n.sweep(ctx)}
 	records, err := n.journal.read()
 	errs = append(errs, err)
-	for _, r := range records {
-		if err := n.adopt(ctx, &entry{record: r}); err != nil {
-			errs = append(errs, fmt.Errorf("adopt mount %s: %w", r.Spec.ID, err))
-		}
+	adopted := make([]error, len(records))
+	var g errgroup.Group // one whose client or container keeps us waiting is not to keep the others
+	g.SetLimit(probesAtOnce)
+	for i, r := range records {
+		g.Go(func() error {
+			if err := n.adopt(ctx, &entry{record: r}); err != nil {
+				adopted[i] = fmt.Errorf("adopt mount %s: %w", r.Spec.ID, err)
+			}
+			return nil
+		})
 	}
-	return errors.Join(append(errs, n.keep(ctx))...)
+	_ = g.Wait()
+	return errors.Join(append(append(errs, adopted...), n.keep(ctx))...)
 }
 
 // keep tells drivers which mounts live.
@@ -54,11 +63,17 @@ func (n *Node) sweep(ctx context.Context) error {
 		return fmt.Errorf("staging: %w", err)
 	}
 	errs := make([]error, len(dirs))
+	var g errgroup.Group
+	g.SetLimit(probesAtOnce)
 	for i, d := range dirs {
-		dir := filepath.Join(n.staging, d.Name())
-		// Again afterwards: one may have begun in between. Before, since a directory that is gone is not looked for any more.
-		errs[i] = errors.Join(n.end(ctx, dir), unstage(dir), n.end(ctx, dir))
+		g.Go(func() error {
+			dir := filepath.Join(n.staging, d.Name())
+			// Again afterwards: one may have begun in between. Before, since a directory that is gone is not looked for any more.
+			errs[i] = errors.Join(n.end(ctx, dir), unstage(dir), n.end(ctx, dir))
+			return nil
+		})
 	}
+	_ = g.Wait()
 	return errors.Join(errs...)
 }
 

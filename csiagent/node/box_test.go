@@ -38,6 +38,8 @@ func TestMain(m *testing.M) {
 			os.Exit(probe.Main(os.Args[2:]))
 		case "clients":
 			os.Exit(serveClients(os.Args[2]))
+		case "shallow":
+			os.Exit(serveShallow(os.Args[2]))
 		case "stranger":
 			fmt.Println(ask(os.Args[2]))
 			os.Exit(0)

@@ -32,7 +32,8 @@ type Explainer interface {
 
 // Opener is a Driver whose clients run where their numbers mean nothing to this process.
 type Opener interface {
-	// Open returns a descriptor that becomes readable when client ends; an error for one that has ended.
+	// Open returns a descriptor that becomes readable when client ends; an error for one that has ended, which is context.DeadlineExceeded
+	// when nobody could tell in time.
 	Open(ctx context.Context, client mount.Process) (*os.File, error)
 }
 

@@ -115,8 +115,12 @@ func (n *Node) read(ctx context.Context, e *entry) Health {
 	if err != nil {
 		return Health{VerdictDead, "the container cannot be reached"}
 	}
-	dir, err := t.Open(ctx, e.Spec.Target, e.MountID)
+	within, cancel := context.WithTimeout(ctx, lookTimeout) // nobody else bounds it
+	defer cancel()
+	dir, err := t.Open(within, e.Spec.Target, e.MountID)
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return Health{VerdictHung, hung}
 	case errors.Is(err, attach.ErrNotFound):
 		return Health{VerdictDead, "the mount is not in the container any more"}
 	case errors.Is(err, attach.ErrGone):

@@ -304,12 +304,22 @@ func (n *Node) stage(ctx context.Context, done *steps, driver Driver, p place, r
 		return nil, explain(ctx, driver, src.Client, err)
 	}
 	o := attach.CloneOptions{SubPath: src.SubPath, MakeSubPath: !r.ReadOnly, Owner: m.Owner, ReadOnly: r.ReadOnly}
-	tree, err := attach.Clone(src.Root, o)
+	tree, err := n.clone(ctx, m.VolumeHandle, src, o)
 	if err != nil {
 		return nil, err
 	}
 	done.did(func(context.Context) error { _ = tree.Close(); return nil }) // closed twice when it was attached
 	return tree, unstage(dir)
+}
+
+// clone is attach.Clone, which asks the volume for the directories of a sub path.
+func (n *Node) clone(ctx context.Context, handle string, src mount.Source, o attach.CloneOptions) (*attach.Tree, error) {
+	if !src.Remote || o.SubPath == "" {
+		return attach.Clone(src.Root, o)
+	}
+	return patiently(ctx, n, handle, src.Root, func(root *os.File) (*attach.Tree, error) {
+		return attach.Clone(root, o)
+	}, func(t *attach.Tree) { _ = t.Close() })
 }
 
 // answers is what makes a volume count as mounted.

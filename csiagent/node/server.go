@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"os"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -206,9 +207,11 @@ func (n *Node) usage(ctx context.Context, e *entry) ([]*csi.VolumeUsage, error) 
 		return nil, err
 	}
 	defer func() { _ = dir.Close() }()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return nil, err
+	st, err := patiently(ctx, n, e.VolumeHandle, dir, func(dir *os.File) (st unix.Statfs_t, err error) {
+		return st, unix.Fstatfs(int(dir.Fd()), &st)
+	}, func(unix.Statfs_t) {})
+	if err != nil {
+		return nil, translate(err)
 	}
 	size := int64(st.Bsize) //nolint:unconvert // its width differs by architecture
 	return []*csi.VolumeUsage{

@@ -98,11 +98,11 @@ func (n *Node) serves(ctx context.Context, e *entry) bool {
 	return n.alive(ctx, e.Driver, e.Client)
 }
 
-// alive says whether a driver's client runs.
+// alive says whether a driver's client runs. One of which nobody can tell does: whether it answers, a read says.
 func (n *Node) alive(ctx context.Context, driver string, p mount.Process) bool {
 	f, err := n.open(ctx, driver, p)
 	if err != nil {
-		return false
+		return errors.Is(err, context.DeadlineExceeded)
 	}
 	defer func() { _ = f.Close() }()
 	return !readable(f)

@@ -12,6 +12,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,10 +31,18 @@ type Config struct {
 	// Prefixes are the directories below which paths are allowed, themselves included. Each is opened once, when the driver is
 	// made: whoever later replaces it or a directory above it changes nothing. None allows nothing.
 	Prefixes []string
+	// Timeout bounds the look at one directory, which may be of a server that does not answer; 3 s when zero.
+	Timeout time.Duration
 }
 
 // Driver offers host directories.
-type Driver struct{ prefixes []prefix }
+type Driver struct {
+	prefixes []prefix
+	timeout  time.Duration
+
+	mu    sync.Mutex
+	stuck map[string]int // looks that the kernel holds, by the path
+}
 
 type prefix struct {
 	path string // as the operator wrote it, cleaned
@@ -41,7 +51,10 @@ type prefix struct {
 
 // New opens the prefixes.
 func New(c Config) (*Driver, error) {
-	d := &Driver{}
+	d := &Driver{timeout: c.Timeout, stuck: map[string]int{}}
+	if d.timeout <= 0 {
+		d.timeout = 3 * time.Second
+	}
 	for _, p := range c.Prefixes {
 		dir, err := openPrefix(p)
 		if err != nil {
@@ -88,7 +101,7 @@ func (d *Driver) Check(m mount.Mount) error {
 }
 
 // Mount opens the directory; nothing happens in dir.
-func (d *Driver) Mount(_ context.Context, m mount.Mount, _ string) (mount.Source, error) {
+func (d *Driver) Mount(ctx context.Context, m mount.Mount, _ string) (mount.Source, error) {
 	create, err := check(m)
 	if err != nil {
 		return mount.Source{}, err
@@ -97,6 +110,63 @@ func (d *Driver) Mount(_ context.Context, m mount.Mount, _ string) (mount.Source
 	if err != nil {
 		return mount.Source{}, err
 	}
+	return d.look(ctx, path.Clean(m.Attributes[AttrPath]), func() (mount.Source, error) {
+		return source(top, rel, create, m)
+	})
+}
+
+// mostStuck bounds the threads that the kernel holds for servers that do not answer: they could use up those that a process may have.
+const mostStuck = 128
+
+var errSilent = fmt.Errorf("%w: the storage of this host path does not answer", mount.ErrUnavailable)
+
+// look runs f, which the kernel may hold as long as a server does not answer. When the time is over its thread is left to the kernel;
+// nobody looks at the same path before it is back.
+func (d *Driver) look(ctx context.Context, at string, f func() (mount.Source, error)) (mount.Source, error) {
+	if !d.free(at) {
+		return mount.Source{}, errSilent
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	var src mount.Source
+	var err error
+	done := make(chan struct{}) // its goroutine ends when the kernel lets it
+	go func() {
+		src, err = f()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return src, err
+	case <-ctx.Done():
+	}
+	d.hold(at, 1)
+	go func() {
+		<-done
+		if err == nil {
+			_ = src.Root.Close()
+		}
+		d.hold(at, -1)
+	}()
+	return mount.Source{}, errSilent
+}
+
+func (d *Driver) free(at string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stuck[at] == 0 && len(d.stuck) < mostStuck
+}
+
+func (d *Driver) hold(at string, n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.stuck[at] += n; d.stuck[at] == 0 {
+		delete(d.stuck, at)
+	}
+}
+
+// source opens the directory rel of top for m. A server may answer for it.
+func source(top *os.File, rel string, create bool, m mount.Mount) (mount.Source, error) {
 	fd, err := beneath(top, rel)
 	if create && errors.Is(err, unix.ENOENT) {
 		if err = makeAll(top, rel, m.Owner); err == nil {
@@ -107,12 +177,12 @@ func (d *Driver) Mount(_ context.Context, m mount.Mount, _ string) (mount.Source
 		return mount.Source{}, explain(err)
 	}
 	root := os.NewFile(uintptr(fd), "hostpath")
-	remote, err := isRemote(fd)
+	fstype, remote, err := kind(fd)
 	if err != nil {
 		_ = root.Close()
 		return mount.Source{}, err
 	}
-	return mount.Source{Root: root, SubPath: m.SubPath, Remote: remote}, nil
+	return mount.Source{Root: root, SubPath: m.SubPath, FSType: fstype, Remote: remote}, nil
 }
 
 // Unmount has nothing to do: a directory needs nobody to serve it.
@@ -256,10 +326,17 @@ var disks = map[int64]bool{
 	unix.RAMFS_MAGIC: true, unix.SQUASHFS_MAGIC: true, unix.TMPFS_MAGIC: true, unix.XFS_SUPER_MAGIC: true, 0x2fc12fc1: true, // zfs
 }
 
-func isRemote(fd int) (bool, error) {
+// nfs is the type of file system that callers want to be told of.
+const nfs = "nfs"
+
+// kind says whether a file system is NFS, and whether it may hang.
+func kind(fd int) (fstype string, remote bool, err error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {
-		return true, fmt.Errorf("statfs host path: %w", err)
+		return "", true, fmt.Errorf("statfs host path: %w", err)
 	}
-	return !disks[int64(st.Type)], nil //nolint:unconvert // its width differs by architecture
+	if st.Type == unix.NFS_SUPER_MAGIC {
+		fstype = nfs
+	}
+	return fstype, !disks[int64(st.Type)], nil //nolint:unconvert // its width differs by architecture
 }

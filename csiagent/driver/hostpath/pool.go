@@ -1,6 +1,4 @@
-//go:build linux
-
-package main
+package hostpath
 
 import (
 	"context"
@@ -8,30 +6,28 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
-// pool offers the volumes of the sandbox's pool, which the kubelet has mounted below one directory of this container.
-type pool struct {
-	*hostpath.Driver
+// Pool offers the volumes of a sandbox's pool, which somebody else, as the kubelet does, has mounted below one directory.
+type Pool struct {
+	*Driver
 	fenced func(mount.Mount) error
 }
 
-// newPool makes the driver for the volumes in dir, which is not there when the pool has none.
-func newPool(dir string, fenced func(mount.Mount) error) (*pool, error) {
+// NewPool makes the driver for the volumes in dir, which is not there when the pool has none. fenced refuses an NFS volume whose
+// restrictions the sandbox could walk around.
+func NewPool(dir string, fenced func(mount.Mount) error) (*Pool, error) {
 	prefixes := []string{dir}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		prefixes = nil
 	}
-	driver, err := hostpath.New(hostpath.Config{Prefixes: prefixes})
-	return &pool{driver, fenced}, err
+	driver, err := New(Config{Prefixes: prefixes})
+	return &Pool{driver, fenced}, err
 }
 
 // Mount opens the volume. An NFS one that is to be read-only, or of this sandbox alone, needs the same fence as one that we mount ourselves.
-func (p *pool) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
+func (p *Pool) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
 	src, err := p.Driver.Mount(ctx, m, dir)
 	switch {
 	case errors.Is(err, mount.ErrDenied), errors.Is(err, mount.ErrNotFound):
@@ -39,8 +35,7 @@ func (p *pool) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Sour
 	case err != nil:
 		return src, err
 	}
-	var st unix.Statfs_t
-	if err = unix.Fstatfs(int(src.Root.Fd()), &st); err == nil && st.Type == unix.NFS_SUPER_MAGIC {
+	if src.FSType == nfs {
 		err = p.fenced(m)
 	}
 	if err != nil {
