@@ -145,6 +145,58 @@ func TestAnOpenFileKeepsTheVolumeUntilItsTimeIsUp(t *testing.T) {
 	require.Empty(t, w.box.mounts(t, "/data"))
 }
 
+func TestProgramsThatOnlyReadOrStayInAVolumeLoseNothingByItsEnd(t *testing.T) {
+	s, w := newStore(t), newWorld(t)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.Mkdir(w.box.path("data", "dir"), 0o755))
+	inside := exec.CommandContext(t.Context(), "sleep", "600")
+	inside.Dir = w.box.path("data", "dir")
+	require.NoError(t, inside.Start())
+	defer func() { _ = inside.Process.Kill(); _ = inside.Wait() }()
+	require.NoError(t, os.WriteFile(w.box.path("data", "dir", "f"), []byte("last words"), 0o600))
+	f, err := os.Open(w.box.path("data", "dir", "f"))
+	require.NoError(t, err)
+	defer func() { _ = f.Close() }()
+	begin := time.Now()
+	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), "all is written back, and that is what is said")
+	require.Less(t, time.Since(begin), 6*time.Second)
+	require.Zero(t, client(t, w.config.Dir))
+	got, err := os.ReadFile(filepath.Join(s.dir, "data", "dir", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "last words", string(got))
+	require.Error(t, os.WriteFile(filepath.Join("/proc", strconv.Itoa(inside.Process.Pid), "cwd", "g"), nil, 0o600), "nothing more is taken")
+}
+
+// A tenant can mount the volume once more where the agent does not see it, and write there.
+func TestAFileThatIsOpenForWritingInAnotherNamespaceIsNotTakenForWrittenBack(t *testing.T) {
+	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.DrainTimeout = time.Second })
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(w.box.pid), "ns", "mnt"))
+	require.NoError(t, err)
+	defer func() { _ = f.Close() }()
+	hidden, failed := -1, make(chan error)
+	elsewhere(func() {
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			err = unix.Unshare(unix.CLONE_NEWNS)
+		}
+		if err == nil {
+			hidden, err = unix.Open("/data/open", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+		}
+		failed <- err
+	})
+	require.NoError(t, <-failed)
+	defer func() { _ = unix.Close(hidden) }()
+	inside := exec.CommandContext(t.Context(), "sleep", "600")
+	inside.Dir = w.box.path("data")
+	require.NoError(t, inside.Start())
+	defer func() { _ = inside.Process.Kill(); _ = inside.Wait() }()
+	require.ErrorIs(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), node.ErrDataLoss)
+}
+
 func TestABucketThatNobodyUsesIsWrittenBackAndOneInUseStays(t *testing.T) {
 	s, w := newStore(t), newWorld(t)
 	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
@@ -183,7 +235,7 @@ func TestAVolumeEndsWithItsSandboxAndIsFlushedFirst(t *testing.T) {
 	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
 	w.box.end()
 	require.NoError(t, namespace.(*attach.Namespace).Close())
-	require.NoError(t, w.UnpublishAll(t.Context()))
+	require.NoError(t, w.UnpublishAll(t.Context()), w.log)
 	got, err := os.ReadFile(filepath.Join(s.dir, "data", "f"))
 	require.NoError(t, err)
 	require.Equal(t, "x", string(got))

@@ -31,8 +31,9 @@ func (n *Node) target(ctx context.Context, e *entry) (Target, error) {
 	return t, err
 }
 
-// Probe reads and flushes file systems that may hang. probe.Prober is one.
+// Probe reads, flushes and seals file systems that may hang. probe.Prober is one.
 type Probe interface {
 	Read(ctx context.Context, dir *os.File, fstype string) error
 	Sync(ctx context.Context, dir *os.File) error
+	Seal(ctx context.Context, dir *os.File) error
 }

@@ -23,7 +23,7 @@ type Identity struct {
 
 // Unpublish flushes the mount, takes it away from the sandbox and waits until its volume is written back, all within bounded time.
 // A mount that is not there is no error. ErrDataLoss says that it is gone, but its last writes may be missing: end the sandbox's
-// processes before it where that can be avoided, since their open files keep the volume.
+// processes before it where that can be avoided, since files that they have open for writing keep the volume.
 func (n *Node) Unpublish(ctx context.Context, id Identity) error {
 	return n.unpublish(ctx, id, n.take)
 }
@@ -73,6 +73,9 @@ const detachTimeout = 5 * time.Second
 // impatience is what a client gets that did not answer before.
 const impatience = 200 * time.Millisecond
 
+// courtesy is what a client gets that is kept by programs that only read, or stay in a directory: nothing can be lost.
+const courtesy = 3 * time.Second
+
 // take takes a mount away; its place is locked.
 func (n *Node) take(ctx context.Context, e *entry) error {
 	n.mu.Lock()
@@ -83,12 +86,13 @@ func (n *Node) take(ctx context.Context, e *entry) error {
 	if dead = dead || n.crashed(ctx, e); dead {
 		lost = errors.New(clientEnded)
 	}
+	written := false
 	target, err := n.target(ctx, e)
 	if err == nil {
 		if !dead {
 			lost = n.flush(ctx, target, e)
 		}
-		err = detach(ctx, target, e)
+		written, err = n.part(ctx, target, e, lost == nil)
 	}
 	if err != nil && !errors.Is(err, attach.ErrGone) {
 		// Its client may be all that is left to end; the mount stays in the journal for another try.
@@ -97,10 +101,17 @@ func (n *Node) take(ctx context.Context, e *entry) error {
 		err = nil
 	}
 	drain := n.config.DrainTimeout
-	if lost != nil || err != nil {
+	switch {
+	case lost != nil || err != nil:
 		drain = impatience
+	case written:
+		drain = min(drain, courtesy)
 	}
-	lost = errors.Join(lost, n.drain(ctx, e, drain))
+	if kept := n.drain(ctx, e, drain); kept != nil && written {
+		n.config.Logger.InfoContext(ctx, "a client was ended that programs have kept, after everything was written back", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target)
+	} else {
+		lost = errors.Join(lost, kept)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: the mount cannot be taken from the container", mount.ErrUnavailable)
 	}
@@ -152,6 +163,32 @@ func detach(ctx context.Context, t Target, e *entry) error {
 		err = t.Detach(ctx, e.Spec.Target, e.MountID, true)
 	}
 	return err
+}
+
+// part takes the mount away like detach. written says that nobody can lose anything by the end of its client, though somebody uses it
+// still: no file is open for writing and none can be opened any more, wherever the tenant has the file system, and whoever closes one waits
+// for the client to upload it. Only a healthy one is asked.
+func (n *Node) part(ctx context.Context, t Target, e *entry, healthy bool) (written bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
+	defer cancel()
+	err = t.Detach(ctx, e.Spec.Target, e.MountID, false)
+	if !errors.Is(err, attach.ErrBusy) {
+		return false, err
+	}
+	if !healthy || e.Client.PID == 0 { // without a client the file system may be others' as well
+		return false, t.Detach(ctx, e.Spec.Target, e.MountID, true)
+	}
+	root, err := t.Open(ctx, e.Spec.Target, e.MountID)
+	if err == nil {
+		defer func() { _ = root.Close() }()
+	}
+	// An agent that dies in between leaves nothing read-only that is still mounted.
+	if gone := t.Detach(ctx, e.Spec.Target, e.MountID, true); gone != nil || err != nil {
+		return false, gone
+	}
+	err = n.config.Probe.Seal(ctx, root)
+	n.config.Logger.DebugContext(ctx, "a volume in use is made read-only", "mount", e.Spec.ID, "error", err)
+	return err == nil, nil
 }
 
 // drain waits for the volume's client to finish and end. It is not cut short by the caller's leaving: a client that is killed

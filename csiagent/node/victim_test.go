@@ -238,6 +238,11 @@ func (d *deadly) Sync(ctx context.Context, dir *os.File) error {
 	return err
 }
 
+func (d *deadly) Seal(ctx context.Context, dir *os.File) error {
+	d.die("seal")
+	return d.Prober.Seal(ctx, dir)
+}
+
 func (d *deadly) Open(ctx context.Context, target string, id uint64) (*os.File, error) {
 	f, err := d.Namespace.Open(ctx, target, id)
 	d.die("opened")

@@ -12,6 +12,7 @@ import (
 const (
 	actRead = "read"
 	actSync = "sync"
+	actSeal = "seal"
 
 	// inherited is the descriptor on which Main finds its directory.
 	inherited = 3
@@ -31,6 +32,8 @@ func Main(args []string) int {
 		return code(Direct(dir, args[1]))
 	case args[0] == actSync && len(args) == 1:
 		return code(flush(dir))
+	case args[0] == actSeal && len(args) == 1:
+		return code(seal(dir))
 	}
 	return exitUsage
 }
@@ -74,6 +77,19 @@ func flush(dir *os.File) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	return unix.Syncfs(fd)
+}
+
+// seal makes a file system read-only wherever it is mounted. dir must be the root of a mount.
+func seal(dir *os.File) error {
+	fs, err := unix.Fspick(int(dir.Fd()), "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("fspick: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
+		return fmt.Errorf("fsconfig: %w", err)
+	}
+	return unix.FsconfigReconfigure(fs)
 }
 
 func code(err error) int {

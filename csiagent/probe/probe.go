@@ -50,6 +50,12 @@ func (p *Prober) Sync(ctx context.Context, dir *os.File) error {
 	return p.run(ctx, dir, actSync)
 }
 
+// Seal makes the file system of dir, the root of a mount, read-only in every mount namespace, with everything written back. unix.EBUSY
+// says that somebody has a file of it open for writing. Only ctx bounds it.
+func (p *Prober) Seal(ctx context.Context, dir *os.File) error {
+	return p.run(ctx, dir, actSeal)
+}
+
 // Stuck counts the processes that were killed and have not ended, because the kernel does not let them go.
 func (p *Prober) Stuck() int64 { return p.stuck.Load() }
 

@@ -38,6 +38,25 @@ func TestAReadableDirectoryPassesInBothWays(t *testing.T) {
 	require.NoError(t, prober().Sync(t.Context(), dir))
 }
 
+func TestAFileSystemIsSealedOnceNobodyWritesToIt(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it mounts")
+	}
+	top := t.TempDir()
+	require.NoError(t, unix.Mount("test", top, "tmpfs", 0, ""))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(top, unix.MNT_DETACH)) })
+	dir := open(t, top)
+	f, err := os.Create(top + "/f")
+	require.NoError(t, err)
+	require.ErrorIs(t, prober().Seal(t.Context(), dir), unix.EBUSY)
+	require.NoError(t, f.Close())
+	r, err := os.Open(top + "/f")
+	require.NoError(t, err)
+	defer func() { _ = r.Close() }()
+	require.NoError(t, prober().Seal(t.Context(), dir), "a reader is no writer")
+	require.ErrorIs(t, os.WriteFile(top+"/f", nil, 0o600), unix.EROFS)
+}
+
 func TestAnotherFileSystemThanExpectedIsRefused(t *testing.T) {
 	dir := open(t, "/proc")
 	for _, fstype := range []string{"tmpfs", "fuse.s3fs", "nfs4"} {
