@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/csiagent/clients"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
@@ -236,6 +237,38 @@ func TestTheHealthOfAMountIsInItsStatusAndEachChangeAnEvent(t *testing.T) {
 			require.Contains(c2, w.events(sb.Name), c.event)
 		})
 	}
+}
+
+func TestAClientsContainerThatWasKilledForItsMemoryIsToldWithTheMount(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	ended := "healed once, last at 2026-01-02T03:04:05Z: the client has ended: " + clients.ErrContainerEnded.Error()
+	w.fitter.with(func(f *fitter) { f.agents[sb.UID].mounts["h-pv-a /data/a"] = ended })
+	w.eventually(func(c *assertT) { require.Equal(c, ended, w.get(sb).Status.Mounts[0].Message, "nobody has said more") })
+	w.status(t.Context(), sb.Name, func(s *corev1.PodStatus) {
+		s.InitContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled"}
+	})
+	why := ended + ": container " + w.podOf(sb).Spec.InitContainers[0].Name + " used more memory than its limit"
+	w.eventually(func(c *assertT) {
+		require.Contains(c, w.get(sb).Status.Mounts[0].Message, why)
+		require.Contains(c, w.events(sb.Name), why)
+	})
+	other := "healed twice, last at 2026-01-02T03:05:05Z: the client was killed"
+	w.fitter.with(func(f *fitter) { f.agents[sb.UID].mounts["h-pv-a /data/a"] = other })
+	w.eventually(func(c *assertT) {
+		require.Equal(c, other, w.get(sb).Status.Mounts[0].Message, "of that the kubelet knows nothing")
+	})
+}
+
+func TestAMountThatWasHealedBeforeAnybodyHasLookedIsToldOfAllTheSame(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.times.Settle = time.Second })
+	sb := w.handedOut("pool", dataA())
+	why := "healed once, last at 2026-01-02T03:04:05Z: no memory left"
+	w.fitter.with(func(f *fitter) { f.agents[sb.UID].mounts["h-pv-a /data/a"] = why })
+	w.phases(sb, "a Mounted")
+	require.Equal(t, why, sb.Status.Mounts[0].Message)
+	w.eventually(func(c *assertT) { require.Contains(c, w.events(sb.Name), "MountHealed volume pv-a at /data/a: "+why) })
 }
 
 func TestAMountThatCannotBeMadeAgainSaysWhy(t *testing.T) {

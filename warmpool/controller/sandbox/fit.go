@@ -124,11 +124,12 @@ type job struct {
 	init      bool // the daemon must be initialised
 	must      bool // and the container is not fitted out before it is
 	given     *given
+	killed    string // the container beside the sandbox's that was last ended for its memory, and by what limit
 }
 
 func (p *pass) job(pod *corev1.Pod, of string) *job {
 	sb := p.sb
-	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, given: &p.memory.given}
+	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, killed: killed(pod), given: &p.memory.given}
 	if sb.Spec.Claim == nil || !has(sb, v1alpha1.RuntimeAgent) {
 		return j
 	}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
+	"github.com/sandgate-dev/sandgate/csiagent/clients"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
@@ -94,7 +96,7 @@ func (j *job) quiet(ctx context.Context, out *report) bool {
 	var wg sync.WaitGroup
 	for i, k := range known {
 		wg.Go(func() {
-			if h, err := j.cfg.Fitter.Health(ctx, j.sb, k); err == nil {
+			if h, err := j.health(ctx, j.sb, k); err == nil {
 				healths[i] = h
 			}
 		})
@@ -162,7 +164,7 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 	var health node.Health
 	if st.VolumeHandle != "" {
 		var err error
-		health, err = j.cfg.Fitter.Health(ctx, j.sb, st)
+		health, err = j.health(ctx, j.sb, st)
 		switch {
 		case err == nil && health.Works():
 			st = j.up(st, known, health)
@@ -205,7 +207,7 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 
 // hung looks again at a mount that did not answer, and stays where it is.
 func (j *job) hung(ctx context.Context, st, known v1alpha1.MountStatus) (v1alpha1.MountStatus, bool, []note) {
-	h, err := j.cfg.Fitter.Health(ctx, j.sb, st)
+	h, err := j.health(ctx, j.sb, st)
 	if err == nil && h.Works() {
 		st = j.up(st, known, h)
 		return st, false, news(known, st, h.Verdict)
@@ -215,6 +217,15 @@ func (j *job) hung(ctx context.Context, st, known v1alpha1.MountStatus) (v1alpha
 		st.Message = words(err)
 	}
 	return st, true, news(known, st, h.Verdict)
+}
+
+// health is what the agent says of a mount. It cannot see how another container of its pod has ended; the kubelet has told that.
+func (j *job) health(ctx context.Context, sb *v1alpha1.Sandbox, m v1alpha1.MountStatus) (node.Health, error) {
+	h, err := j.cfg.Fitter.Health(ctx, sb, m)
+	if j.killed != "" && strings.Contains(h.Message, clients.ErrContainerEnded.Error()) {
+		h.Message += ": " + j.killed
+	}
+	return h, err
 }
 
 // ours says whether a missing mount is for us to make: not while the request that asked for it may still be making it.
@@ -232,9 +243,9 @@ func (j *job) up(st, known v1alpha1.MountStatus, h node.Health) v1alpha1.MountSt
 	return st
 }
 
-// news is the event of a mount whose health has changed.
+// news is the event of a mount whose health has changed, or that has been healed before anybody has looked.
 func news(known, now v1alpha1.MountStatus, v node.Verdict) []note {
-	if known.Phase == pending || known.Phase == now.Phase && known.Message == now.Message {
+	if known.Phase == pending && now.Message == "" || known.Phase == now.Phase && known.Message == now.Message {
 		return nil
 	}
 	reason, message := "MountRecovered", "works"

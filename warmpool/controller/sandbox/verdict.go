@@ -147,16 +147,19 @@ func failure(pod *corev1.Pod) (reason, message string) {
 	return "PodFailed", clean(cmp.Or(pod.Status.Message, "its pod has failed"))
 }
 
+// oomKilled is Kubernetes' reason for the end of a container that had no memory left, and ours.
+const oomKilled = "OOMKilled"
+
 // died is why a container ended.
 func died(pod *corev1.Pod, name string, t *corev1.ContainerStateTerminated) (reason, message string) {
-	if t.Reason == "OOMKilled" {
+	if t.Reason == oomKilled {
 		limit := ""
 		for _, c := range append(append([]corev1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
 			if q := c.Resources.Limits.Memory(); c.Name == name && !q.IsZero() {
 				limit = " of " + q.String()
 			}
 		}
-		return "OOMKilled", fmt.Sprintf("container %s used more memory than its limit%s and was killed", name, limit)
+		return oomKilled, fmt.Sprintf("container %s used more memory than its limit%s and was killed", name, limit)
 	}
 	how := fmt.Sprintf("exit code %d", t.ExitCode)
 	if t.Signal != 0 {
@@ -176,6 +179,19 @@ const (
 	pullFailed = "ErrImagePull"
 	pullPaused = "ImagePullBackOff"
 )
+
+// killed tells of the sidecar that was ended for its memory and started again, "" when none was.
+func killed(pod *corev1.Pod) string {
+	for _, s := range pod.Status.InitContainerStatuses {
+		for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+			if t != nil && t.Reason == oomKilled {
+				_, message := died(pod, s.Name, t)
+				return message
+			}
+		}
+	}
+	return ""
+}
 
 // waits are the reasons of a waiting container that do not go away by waiting a little, with whether the sandbox is of no use meanwhile.
 var waits = map[string]bool{
