@@ -40,7 +40,7 @@ finish() {
 keep=
 [ "${1:-}" != keep ] || { keep=keep; shift; }
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(contract shapes containers pools attacks lifecycle faults)
+[ ${#parts[@]} -gt 0 ] || parts=(contract shapes containers pools memory attacks lifecycle faults)
 
 # A stand-in for the seed's image: a Debian root file system with Python and the account `user`, under the seed's reference.
 sandbox_image() {
