@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/nas"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -58,7 +59,7 @@ type world struct {
 
 const enclose = `mount -t tmpfs box "$1" && cd "$1" && mkdir old && pivot_root . old && echo ready && read x`
 
-func newWorld(t *testing.T, fence *nas.Fence) *world {
+func newWorld(t *testing.T, fence *nas.Fence, changes ...func(*nas.Config)) *world {
 	t.Helper()
 	if _, err := os.Stat(guest); errors.Is(err, fs.ErrNotExist) {
 		t.Skip("needs a kernel with NFS and a server: make e2e-nfs")
@@ -78,11 +79,18 @@ func newWorld(t *testing.T, fence *nas.Fence) *world {
 	namespace, err := attach.NewNamespace(f, attach.NewThreads(attach.DefaultThreads))
 	require.NoError(t, err)
 	self := func(command string) []string { return []string{"/proc/self/exe", command} }
+	cfg := nas.Config{Command: self("nas"), Fence: fence, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	nfs := nas.New(cfg)
+	require.NoError(t, os.MkdirAll(mount.PoolDir, 0o755))
+	pool, err := hostpath.NewPool(mount.PoolDir, nfs.Fenced)
+	require.NoError(t, err)
 	w.Node, err = node.New(node.Config{
 		Dir: t.TempDir(),
 		Drivers: map[string]node.Driver{
-			mount.DriverNAS:   nas.New(nas.Config{Command: self("nas"), Fence: fence, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}),
-			mount.DriverTmpfs: &tmpfs.Driver{},
+			mount.DriverNAS: nfs, mount.DriverPool: pool, mount.DriverTmpfs: &tmpfs.Driver{},
 		},
 		Target: func(context.Context, string) (node.Target, error) { return namespace, nil },
 		Policy: mount.DefaultPolicy(), Probe: &probe.Prober{Command: self("probe"), Timeout: 2 * time.Second}, PublishTimeout: 8 * time.Second,
@@ -92,6 +100,7 @@ func newWorld(t *testing.T, fence *nas.Fence) *world {
 		w.heal()
 		_ = w.UnpublishAll(context.WithoutCancel(t.Context()))
 		w.Close()
+		_ = pool.Close()
 		_ = namespace.Close()
 		_ = in.Close()
 		_ = w.box.Process.Kill()
