@@ -289,7 +289,7 @@ func (w *world) change(sets ...v1alpha1.SandboxSet) {
 // until polls a condition, with the clock standing still.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	require.Eventually(w.t, ok, 5*time.Second, time.Millisecond, what)
+	require.Eventually(w.t, ok, 30*time.Second, time.Millisecond, what)
 }
 
 // passes moves the clock until the condition holds.
@@ -301,7 +301,7 @@ func (w *world) passes(what string, step time.Duration, ok func() bool) {
 		}
 		w.clock.Step(step)
 		return false
-	}, 5*time.Second, 2*time.Millisecond, what)
+	}, 30*time.Second, 2*time.Millisecond, what)
 }
 
 func (w *world) ready(n int) {

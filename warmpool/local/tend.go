@@ -61,6 +61,7 @@ func (b *Backend) tendMounts(ctx context.Context) {
 				continue
 			}
 			b.work.Go(func() {
+				defer signal(b.look) // what has changed meanwhile was not looked at
 				defer s.tended.Unlock()
 				b.tend(ctx, s, lacking, turns)
 			})

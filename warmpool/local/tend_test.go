@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -131,6 +132,8 @@ func tended(t *testing.T) (*fake, *shelf, *refreshes, *world, warmpool.Sandbox, 
 	_, _, err := w.Publish(t.Context(), sb.ID, m)
 	require.NoError(t, err)
 	f.do(func() { f.known = served(node.VerdictLive, "", m) })
+	_, err = w.SetDeadline(t.Context(), sb.ID, warmpool.Deadline{At: w.clock.Now().Add(1000 * time.Hour)}) // the clock runs as fast as it is looked at
+	require.NoError(t, err)
 	return f, volumes, r, w, sb, m
 }
 
@@ -187,8 +190,8 @@ func TestMountsOfAnEarlierProcessAreGivenWhatTheirClientsTake(t *testing.T) {
 	})
 	require.Empty(t, r.all())
 
-	volumes.do(func() { volumes.gone = false })
 	r.fail(fmt.Errorf("%w: nobody answers", mount.ErrUnavailable))
+	volumes.do(func() { volumes.gone = false })
 	w.change(csiSet())
 	w.until("what the storage says", func() bool {
 		return message() == "its client has ended; volume 'closed' at /a could not be mounted: storage does not answer: nobody answers"
