@@ -156,18 +156,25 @@ func (b book) remove(place string) error {
 	return nil
 }
 
-// open returns the root of what is mounted at a place.
-func (b book) open(place string) (*os.File, error) {
+// open returns the root of what is mounted at a place for a volume.
+func (b book) open(place, handle string) (*os.File, error) {
 	fd, err := unix.Open(b.target(place), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open mount: %w", err)
 	}
 	root := os.NewFile(uintptr(fd), "csi")
-	var st unix.Statx_t
-	// DONT_SYNC: whoever is behind the mount is not asked.
-	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
-	if err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+	// DONT_SYNC: whoever is behind a mount is not asked.
+	const quiet = unix.AT_STATX_DONT_SYNC | unix.AT_SYMLINK_NOFOLLOW
+	var st, stage unix.Statx_t
+	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|quiet, unix.STATX_INO, &st)
+	switch {
+	case err != nil:
+	case st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0:
 		err = errors.New("nothing is mounted there")
+	case unix.Statx(unix.AT_FDCWD, b.stage(handle), quiet, unix.STATX_INO, &stage) == nil && stage.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 &&
+		stage.Ino == st.Ino && stage.Dev_major == st.Dev_major && stage.Dev_minor == st.Dev_minor:
+		// A FUSE client that ends soon after it was started takes its mount away, and what is bound then is the directory that was below.
+		err = errors.New("the staging directory is mounted there, with no volume in it")
 	}
 	if err != nil {
 		_ = root.Close()

@@ -127,7 +127,7 @@ func (d *Driver) mount(ctx context.Context, v volume, at string) (mount.Source, 
 	if err := d.patient(ctx, func() error { return d.bring(ctx, v, at) }); err != nil {
 		return mount.Source{}, d.refusal(ctx, err)
 	}
-	root, err := d.book.open(at)
+	root, err := d.book.open(at, v.VolumeHandle)
 	if err != nil {
 		d.config.Logger.WarnContext(ctx, "the driver said that it had published", "driver", d.config.Name, "error", err)
 		return mount.Source{}, fmt.Errorf("%w: driver %s said that the volume was mounted, and it is not", mount.ErrUnavailable, d.config.Name)

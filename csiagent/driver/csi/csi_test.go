@@ -48,6 +48,7 @@ type plugin struct {
 	fail  map[string][]error // of the next calls
 	hang  map[string]bool
 	bare  bool                  // publishes nothing and says that it did
+	below bool                  // publishes the staging directory, in which nothing is
 	dies  func(context.Context) // instead of saying what its controller can do
 }
 
@@ -152,6 +153,9 @@ func (p *plugin) NodePublishVolume(ctx context.Context, q *spec.NodePublishVolum
 	}
 	if err := os.Mkdir(q.GetTargetPath(), 0o755); err != nil && !os.IsExist(err) {
 		return nil, status.Error(codes.Internal, "the caller makes the parent")
+	}
+	if p.below {
+		return &spec.NodePublishVolumeResponse{}, unix.Mount(q.GetStagingTargetPath(), q.GetTargetPath(), "", unix.MS_BIND, "")
 	}
 	if err := unix.Mount("fake", q.GetTargetPath(), "tmpfs", 0, ""); err != nil && !p.bare {
 		return nil, status.Error(codes.Internal, err.Error())
@@ -344,6 +348,7 @@ func TestWhatIsRefusedLeavesNothing(t *testing.T) {
 		"stage hangs":                          {set: func(r *rig) { r.plugin.hang["stage"] = true }, kind: mount.ErrUnavailable, says: "did not answer NodeStageVolume in time", calls: "stage unstage"},
 		"publish hangs":                        {set: func(r *rig) { r.plugin.hang["publish"] = true }, kind: mount.ErrUnavailable, says: "did not answer NodePublishVolume in time", calls: "stage publish unpublish unstage"},
 		"published and not mounted":            {set: func(r *rig) { r.plugin.bare = true }, kind: mount.ErrUnavailable, says: "it is not", calls: "stage publish unpublish unstage"},
+		"published what it had not staged":     {set: func(r *rig) { r.plugin.below = true }, kind: mount.ErrUnavailable, says: "it is not", calls: "stage publish unpublish unstage"},
 	} {
 		t.Run(title, func(t *testing.T) {
 			r := newRig(t, stages)
