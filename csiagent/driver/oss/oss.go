@@ -198,12 +198,19 @@ func (d *Driver) unmount(ctx context.Context, dir string, p mount.Process) error
 	return nil
 }
 
-// Explain says why the volume of a client that this process has started does not work, nil when the client lives or is not known.
+// Explain says why the volume of a client that this process has started does not work, nil when the client lives and nobody stands by it
+// who knows, or when it is not known.
 func (d *Driver) Explain(ctx context.Context, p mount.Process) error {
 	d.mu.Lock()
-	c := d.clients[p]
+	c, h := d.clients[p], d.holders[p]
 	d.mu.Unlock()
-	if c == nil || !c.ended(ctx, explainGrace) {
+	switch {
+	case c == nil:
+		return nil
+	case !c.ended(ctx, explainGrace):
+		if h != nil {
+			return h.trouble()
+		}
 		return nil
 	}
 	if c.signaled() {

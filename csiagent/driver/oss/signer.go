@@ -33,7 +33,7 @@ type signer struct {
 	// transport has the connections to the store.
 	transport *http.Transport
 
-	// untrusted says that the store has shown a certificate that this machine does not trust.
+	// untrusted says that the certificate which the store has shown last is one that this machine does not trust.
 	untrusted atomic.Bool
 
 	mu  sync.RWMutex
@@ -176,7 +176,11 @@ func (s *signer) send(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	return s.transport.RoundTrip(r)
+	res, err := s.transport.RoundTrip(r)
+	if err == nil {
+		s.untrusted.Store(false)
+	}
+	return res, err
 }
 
 // settleTime is how long requests that were signed with earlier credentials may take to be answered.
