@@ -104,7 +104,7 @@ func TestAServerThatHangsIsNotWaitedForByWhoOnlyLooks(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded, "it is not said to have ended")
 		require.ErrorIs(t, err, mount.ErrUnavailable)
 	}
-	require.Less(t, time.Since(began), 4*time.Second)
+	require.Less(t, time.Since(began), 30*time.Second)
 }
 
 func TestAClientWhoseContainerHasEndedHasLostWhatItHad(t *testing.T) {

@@ -146,7 +146,7 @@ func TestAnOpenFileKeepsTheVolumeUntilItsTimeIsUp(t *testing.T) {
 }
 
 func TestProgramsThatOnlyReadOrStayInAVolumeLoseNothingByItsEnd(t *testing.T) {
-	s, w := newStore(t), newWorld(t)
+	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.DrainTimeout = 2 * time.Minute })
 	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
 	require.NoError(t, os.Mkdir(w.box.path("data", "dir"), 0o755))
 	inside := exec.CommandContext(t.Context(), "sleep", "600")
@@ -159,7 +159,7 @@ func TestProgramsThatOnlyReadOrStayInAVolumeLoseNothingByItsEnd(t *testing.T) {
 	defer func() { _ = f.Close() }()
 	begin := time.Now()
 	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), "all is written back, and that is what is said")
-	require.Less(t, time.Since(begin), 6*time.Second)
+	require.Less(t, time.Since(begin), time.Minute)
 	require.Zero(t, client(t, w.config.Dir))
 	got, err := os.ReadFile(filepath.Join(s.dir, "data", "dir", "f"))
 	require.NoError(t, err)
