@@ -55,6 +55,7 @@ finally:
     a.kill()
     b.kill()
 
+until("the pool is full again", lambda: len(stock()) == 2, 120)  # else what is still being made would be taken for new
 before = {s["metadata"]["name"] for s in stock()}
 kubectl("patch", "sbs", "furnished", "--type=json", "-p",
         '[{"op": "replace", "path": "/spec/volumes/1/subPath", "value": "newer"}]')
