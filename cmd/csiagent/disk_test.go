@@ -88,7 +88,8 @@ func (d *disk) free() bool {
 // of its own, in which nothing is the machine's that the driver would look for in vain:
 //
 //   - a /dev with the disk as a SCSI one, which is all that the driver takes, and the link that udev would have made;
-//   - scsi_id and google_nvme_id where the driver's image has them: stand-ins, the first of which tells the disk's serial number.
+//   - scsi_id and google_nvme_id where the driver's image has them: stand-ins, the first of which tells the disk's serial number;
+//   - the directories of mkfs.ext4 and blkid on the PATH, which is that of whoever runs the tests: not everybody's has them.
 func (d *disk) machine() string {
 	d.t.Helper()
 	dir := d.t.TempDir()
@@ -111,6 +112,7 @@ mknod -m 666 /dev/null c 1 3
 mknod /dev/sda b %d %d
 mkdir -p /dev/disk/by-id
 ln -s ../../sda /dev/disk/by-id/google-%s
+export PATH="$PATH:/usr/sbin:/sbin"
 exec '%s' "$@"
 `, filepath.Join(dir, "lib"), loopMajor, d.number, diskName, agent))
 }

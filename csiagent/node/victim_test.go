@@ -23,7 +23,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 )
 
-// stepsOf are all the steps of an agent's work, in order; between two of them it can be killed.
+// stepsOf are the steps of an agent's work, in order; between two of them it can be killed. A volume in use has one more at its end: seal.
 var stepsOf = map[string][]string{
 	"publish":   {"started", "mounted", "probed", "attach", "attached"},
 	"heal":      {"mounted", "probed", "replace", "between", "replaced", "ended"},
