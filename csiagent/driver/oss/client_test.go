@@ -123,6 +123,20 @@ func (w world) read(t *testing.T, src mount.Source) error {
 	return prober(0).Read(t.Context(), src.Root, src.FSType)
 }
 
+// fault is why m cannot be mounted: a client that has mounted before it knew ends at the first read, and says why.
+func (w world) fault(t *testing.T, m mount.Mount) error {
+	t.Helper()
+	src, err := w.Mount(t.Context(), m, w.dir)
+	if err != nil {
+		return err
+	}
+	require.Error(t, w.read(t, src))
+	require.NoError(t, src.Root.Close())
+	err = w.Explain(t.Context(), src.Client)
+	require.NoError(t, w.Unmount(t.Context(), w.dir, src.Client))
+	return err
+}
+
 func (w world) up(t *testing.T, m mount.Mount) mount.Source {
 	t.Helper()
 	src, err := w.Mount(t.Context(), m, w.dir)
@@ -207,14 +221,7 @@ func TestFailuresAreFoundNamedAndCleanedUp(t *testing.T) {
 			m := s.mount()
 			c.change(&m)
 			begin := time.Now()
-			src, err := w.Mount(t.Context(), m, w.dir)
-			if err == nil {
-				// The client has mounted before it knew: the probe finds out, and the client says why.
-				require.Error(t, w.read(t, src))
-				require.NoError(t, src.Root.Close())
-				err = w.Explain(t.Context(), src.Client)
-				require.NoError(t, w.Unmount(t.Context(), w.dir, src.Client))
-			}
+			err := w.fault(t, m)
 			require.ErrorIs(t, err, c.want)
 			require.NotContains(t, err.Error(), "CANARY")
 			require.NotContains(t, err.Error(), w.dir)

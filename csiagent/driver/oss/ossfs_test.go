@@ -205,14 +205,7 @@ func TestOssfsFailuresAreFoundNamedAndCleanedUp(t *testing.T) {
 			m := s.store.mount()
 			c.change(&m)
 			begin := time.Now()
-			src, err := w.Mount(t.Context(), m, w.dir)
-			if err == nil {
-				// The client has mounted before it knew: the probe finds out, and the client says why.
-				require.Error(t, w.read(t, src))
-				require.NoError(t, src.Root.Close())
-				err = w.Explain(t.Context(), src.Client)
-				require.NoError(t, w.Unmount(t.Context(), w.dir, src.Client))
-			}
+			err := w.fault(t, m)
 			require.ErrorIs(t, err, c.want)
 			require.NotContains(t, err.Error(), "CANARY")
 			require.NotContains(t, err.Error(), w.dir)
@@ -266,13 +259,7 @@ func TestOssfsNeedsNoMoreThanItsPrefixAndReachesNoMore(t *testing.T) {
 	require.False(t, slices.ContainsFunc(s.refusals(), func(r string) bool { return strings.Contains(r, "team/b") }), "%q", s.refusals())
 
 	m.SubPath = "b"
-	src, err = w.Mount(t.Context(), m, w.dir)
-	if err == nil {
-		require.Error(t, w.read(t, src))
-		require.NoError(t, src.Root.Close())
-		err = w.Explain(t.Context(), src.Client)
-		require.NoError(t, w.Unmount(t.Context(), w.dir, src.Client))
-	}
+	err = w.fault(t, m)
 	require.ErrorIs(t, err, mount.ErrDenied, "the store keeps the tenants apart, whatever the client does")
 }
 

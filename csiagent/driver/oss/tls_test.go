@@ -55,13 +55,7 @@ func overTLS(t *testing.T, front func(behind *url.URL) http.Handler, path ...str
 	defer server.Close()
 
 	begin := time.Now()
-	src, err := w.Mount(t.Context(), store{url: server.URL}.mount(), w.dir)
-	if err == nil {
-		require.Error(t, w.read(t, src))
-		require.NoError(t, src.Root.Close())
-		err = w.Explain(t.Context(), src.Client)
-		require.NoError(t, w.Unmount(t.Context(), w.dir, src.Client))
-	}
+	err = w.fault(t, store{url: server.URL}.mount())
 	require.ErrorIs(t, err, mount.ErrInvalid)
 	require.ErrorContains(t, err, "certificate is not trusted")
 	require.Less(t, time.Since(begin), 3*time.Second)
