@@ -254,6 +254,13 @@ func TestAClientsContainerThatWasKilledForItsMemoryIsToldWithTheMount(t *testing
 		require.Contains(c, w.get(sb).Status.Mounts[0].Message, why)
 		require.Contains(c, w.events(sb.Name), why)
 	})
+	w.status(t.Context(), sb.Name, func(s *corev1.PodStatus) {
+		now := metav1.Now()
+		s.InitContainerStatuses[1].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 1, Reason: "Error", FinishedAt: now}
+	})
+	w.eventually(func(c *assertT) {
+		require.Equal(c, ended, w.get(sb).Status.Mounts[0].Message, "another one that ended since was not killed for its memory")
+	})
 	other := "healed twice, last at 2026-01-02T03:05:05Z: the client was killed"
 	w.fitter.with(func(f *fitter) { f.agents[sb.UID].mounts["h-pv-a /data/a"] = other })
 	w.eventually(func(c *assertT) {

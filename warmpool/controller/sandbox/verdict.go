@@ -180,17 +180,22 @@ const (
 	pullPaused = "ImagePullBackOff"
 )
 
-// killed tells of the sidecar that was ended for its memory and started again, "" when none was.
+// killed tells of the sidecar that ended last if that was for its memory, else "".
 func killed(pod *corev1.Pod) string {
+	var name string
+	var last *corev1.ContainerStateTerminated
 	for _, s := range pod.Status.InitContainerStatuses {
 		for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
-			if t != nil && t.Reason == oomKilled {
-				_, message := died(pod, s.Name, t)
-				return message
+			if t != nil && (last == nil || last.FinishedAt.Before(&t.FinishedAt)) {
+				name, last = s.Name, t
 			}
 		}
 	}
-	return ""
+	if last == nil || last.Reason != oomKilled {
+		return ""
+	}
+	_, message := died(pod, name, last)
+	return message
 }
 
 // waits are the reasons of a waiting container that do not go away by waiting a little, with whether the sandbox is of no use meanwhile.
