@@ -42,7 +42,7 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.So
 	if root == nil {
 		return mount.Source{}, errors.New("clients: a mount came without a descriptor")
 	}
-	return mount.Source{Root: root, SubPath: a.SubPath, FSType: a.FSType, Remote: true, Client: a.Client}, nil
+	return mount.Source{Root: root, SubPath: a.SubPath, FSType: a.FSType, Remote: true, Client: a.Client, StoresOnClose: a.StoresOnClose}, nil
 }
 
 // Unmount waits until client has ended, and has it killed when ctx ends first; then it returns an error. One whose container has ended has

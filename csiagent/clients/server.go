@@ -198,7 +198,7 @@ func (s *Server) mount(ctx context.Context, r request, a *answer) (*os.File, err
 		cancel()
 		return nil, errors.Join(err, s.cfg.Source.Unmount(over, dir, src.Client))
 	}
-	a.SubPath, a.FSType, a.Client = src.SubPath, src.FSType, src.Client
+	a.SubPath, a.FSType, a.Client, a.StoresOnClose = src.SubPath, src.FSType, src.Client, src.StoresOnClose
 	return os.NewFile(uintptr(fd), "tree"), nil
 }
 

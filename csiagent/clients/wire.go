@@ -55,11 +55,12 @@ func (a asked) mount() mount.Mount {
 
 // answer comes with a descriptor where one was asked for: of a mount's root, or of a process.
 type answer struct {
-	SubPath string        `json:"subPath,omitempty"`
-	FSType  string        `json:"fsType,omitempty"`
-	Client  mount.Process `json:"client,omitzero"`
-	Error   string        `json:"error,omitempty"`
-	Kind    int           `json:"kind,omitempty"` // of the error, from 1; 0 is none of these
+	SubPath       string        `json:"subPath,omitempty"`
+	FSType        string        `json:"fsType,omitempty"`
+	Client        mount.Process `json:"client,omitzero"`
+	StoresOnClose bool          `json:"storesOnClose,omitempty"`
+	Error         string        `json:"error,omitempty"`
+	Kind          int           `json:"kind,omitempty"` // of the error, from 1; 0 is none of these
 }
 
 var kinds = []error{mount.ErrInvalid, mount.ErrDenied, mount.ErrNotFound, mount.ErrUnavailable}

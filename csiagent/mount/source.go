@@ -14,6 +14,8 @@ type Source struct {
 	Remote bool
 	// Client is the process that serves the file system, the zero value when there is none.
 	Client Process
+	// StoresOnClose says that whoever closes a file waits until Client has stored what was written to it.
+	StoresOnClose bool
 }
 
 // Process names a process so that a reused PID is not taken for it.

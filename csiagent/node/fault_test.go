@@ -167,6 +167,27 @@ func TestProgramsThatOnlyReadOrStayInAVolumeLoseNothingByItsEnd(t *testing.T) {
 	require.Error(t, os.WriteFile(filepath.Join("/proc", strconv.Itoa(inside.Process.Pid), "cwd", "g"), nil, 0o600), "nothing more is taken")
 }
 
+// late is a client that may store what was written after the close.
+type late struct{ *oss.Driver }
+
+func (d late) Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error) {
+	src, err := d.Driver.Mount(ctx, m, dir)
+	src.StoresOnClose = false
+	return src, err
+}
+
+func TestAClientThatMayStoreAfterTheCloseIsWaitedForToTheEnd(t *testing.T) {
+	s, w := newStore(t), newWorld(t, func(c *node.Config) {
+		c.Drivers[mount.DriverOSS], c.DrainTimeout = late{c.Drivers[mount.DriverOSS].(*oss.Driver)}, time.Second
+	})
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	inside := exec.CommandContext(t.Context(), "sleep", "600")
+	inside.Dir = w.box.path("data")
+	require.NoError(t, inside.Start())
+	defer func() { _ = inside.Process.Kill(); _ = inside.Wait() }()
+	require.ErrorIs(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), node.ErrDataLoss)
+}
+
 // A tenant can mount the volume once more where the agent does not see it, and write there.
 func TestAFileThatIsOpenForWritingInAnotherNamespaceIsNotTakenForWrittenBack(t *testing.T) {
 	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.DrainTimeout = time.Second })

@@ -26,6 +26,8 @@ type record struct {
 	Remote       bool          `json:"remote,omitempty"`
 	ReadOnly     bool          `json:"readOnly,omitempty"`
 	Client       mount.Process `json:"client,omitzero"`
+	// StoresOnClose is the Source's.
+	StoresOnClose bool `json:"storesOnClose,omitempty"`
 	// Namespace and MountID are where the mount is, or was about to be.
 	Namespace uint64 `json:"namespace,omitempty"`
 	MountID   uint64 `json:"mountId,omitempty"`

@@ -299,7 +299,7 @@ func (n *Node) stage(ctx context.Context, done *steps, driver Driver, p place, r
 		return driver.Unmount(ctx, dir, src.Client)
 	})
 	defer func() { _ = src.Root.Close() }()
-	r.FSType, r.Remote, r.Client = src.FSType, src.Remote, src.Client
+	r.FSType, r.Remote, r.Client, r.StoresOnClose = src.FSType, src.Remote, src.Client, src.StoresOnClose
 	if err := n.answers(ctx, src); err != nil {
 		return nil, explain(ctx, driver, src.Client, err)
 	}

@@ -175,7 +175,7 @@ func (n *Node) part(ctx context.Context, t Target, e *entry, healthy bool) (writ
 	if !errors.Is(err, attach.ErrBusy) {
 		return false, err
 	}
-	if !healthy || e.Client.PID == 0 { // without a client the file system may be others' as well
+	if !healthy || !e.StoresOnClose || e.Client.PID == 0 { // without a client the file system may be others' as well
 		return false, t.Detach(ctx, e.Spec.Target, e.MountID, true)
 	}
 	root, err := t.Open(ctx, e.Spec.Target, e.MountID)

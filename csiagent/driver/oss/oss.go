@@ -158,7 +158,10 @@ func (d *Driver) source(ctx context.Context, c *client, dir string) (mount.Sourc
 	if err != nil {
 		return mount.Source{}, fmt.Errorf("open mount: %w", err)
 	}
-	return mount.Source{Root: os.NewFile(uintptr(fd), "oss"), FSType: fstype, Remote: true, Client: c.process}, nil
+	return mount.Source{
+		Root: os.NewFile(uintptr(fd), "oss"), FSType: fstype, Remote: true, Client: c.process,
+		StoresOnClose: fstype == "fuse.s3fs" || fstype == "fuse.ossfs", // of ossfs2 nobody here knows
+	}, nil
 }
 
 // abort ends a client whose mount nobody has got.
