@@ -116,6 +116,35 @@ func TestAContainerOfClientsThatDiesIsReplacedUnderTheRunningProcess(t *testing.
 	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}))
 }
 
+// mute is a container of clients that does not tell in time how they are.
+type mute struct {
+	*clients.Driver
+	now atomic.Bool
+}
+
+func (m *mute) Open(ctx context.Context, p mount.Process) (*os.File, error) {
+	if m.now.Load() {
+		return nil, context.DeadlineExceeded
+	}
+	return m.Driver.Open(ctx, p)
+}
+
+func TestAClientOfWhichNobodyCouldTellIsWatchedOnceSomebodyCan(t *testing.T) {
+	s, h := newStore(t), newHouse(t)
+	d := &mute{}
+	w := newWorld(t, h.driver, func(c *node.Config) {
+		d.Driver = c.Drivers[mount.DriverOSS].(*clients.Driver)
+		c.Drivers[mount.DriverOSS], c.LookEvery = d, 50*time.Millisecond
+	})
+	d.now.Store(true)
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, unix.Kill(client(t, filepath.Dir(h.socket)), unix.SIGKILL))
+	require.Eventually(t, func() bool { return !verdict(w).Works() }, 30*time.Second, 5*time.Millisecond)
+	d.now.Store(false)
+	require.Eventually(t, func() bool { return verdict(w).Works() }, 30*time.Second, 5*time.Millisecond)
+	require.Regexp(t, "^healed once", verdict(w).Message)
+}
+
 func TestAnAgentThatIsKilledFailsNoRead(t *testing.T) {
 	s, h := newStore(t), newHouse(t)
 	w := newWorld(t, h.driver)

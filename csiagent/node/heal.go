@@ -83,6 +83,7 @@ func (n *Node) care(e *entry) {
 			case <-ended:
 				ended = nil // from here on the timer tells
 			case <-timer.C():
+				n.follow(e)
 				if n.due(e) {
 					n.health(n.ctx, e)
 				}

@@ -196,9 +196,15 @@ func (n *Node) add(e *entry) {
 	if e.Remote {
 		n.care(e)
 	}
-	if process != nil {
+	n.seen(e, process, err)
+}
+
+// seen watches the client that open has found, or notes that it has ended. One of which nobody can tell yet is left to care. Node.mu is held.
+func (n *Node) seen(e *entry, process *os.File, err error) {
+	switch {
+	case process != nil:
 		n.watch(e, process)
-	} else if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	case err != nil && !errors.Is(err, context.DeadlineExceeded):
 		e.die(clientEnded)
 	}
 }

@@ -27,6 +27,27 @@ func (n *Node) watch(e *entry, process *os.File) {
 	})
 }
 
+// follow watches e's client when nobody could tell of it before.
+func (n *Node) follow(e *entry) {
+	lost := func() bool {
+		return e.Client.PID != 0 && e.process == nil && e.dead == "" && e.quit != nil && !n.closed
+	}
+	n.mu.Lock()
+	needed := lost()
+	n.mu.Unlock()
+	if !needed {
+		return
+	}
+	process, err := n.open(n.ctx, e.Driver, e.Client)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if lost() {
+		n.seen(e, process, err)
+	} else {
+		_ = process.Close()
+	}
+}
+
 // unwatch is called with Node.mu held.
 func (e *entry) unwatch() {
 	if e.process != nil {
