@@ -33,7 +33,8 @@ try:
     assert says(sandbox, "cat /data/file", "live"), "one in use stays"
     held.kill()
     assert unmount(sid, item["mountID"]) is True
-    assert mounts(sid) == [] and says(sandbox, "ls /data | wc -l", "0")
+    assert says(sandbox, "ls /data | wc -l", "0")
+    until("every replica has heard of its end", lambda: mounts(sid) == [], 20)
 
     name = pod(sandbox)["metadata"]["name"]
     patch = lambda op, **value: kubectl("patch", "sandbox", name, "-n", "default", "--type", "json", "-p", json.dumps([{"op": op, "path": "/spec/mounts", **value}]))
@@ -44,7 +45,7 @@ try:
     until("the status tells so", lambda: not next(s for s in objects("sbx") if s["metadata"]["name"] == name)["status"].get("mounts"), 30)
     print(f"live: by kubectl in {took:.1f} s")
 except BaseException:
-    print("live: as it is:", json.dumps([{k: s[k] for k in ("spec", "status")} | {"spec": {"mounts": s["spec"].get("mounts")}} for s in objects("sbx") if sid.endswith(s["metadata"]["name"][-10:])]))
+    print("live: as it is:", json.dumps([[s["spec"].get("mounts"), s["status"]] for s in objects("sbx") if s["metadata"]["labels"].get("agents.kruise.io/sandbox-id") == sid]))
     raise
 finally:
     sandbox.kill()
