@@ -106,6 +106,31 @@ func TestAMountThatSomebodyAddsDoesNotWaitForARequestsOther(t *testing.T) {
 	w.phases(sb, "a Pending", "b Mounted")
 }
 
+func TestAMountThatIsAddedDuringAChoreIsLookedAtNext(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.times.Look = time.Hour })
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	begun, proceed := make(chan struct{}), make(chan struct{})
+	w.fitter.with(func(f *fitter) {
+		f.publish = func(m mount.Mount) error {
+			if m.Volume == "pv-b" {
+				close(begun)
+				<-proceed
+			}
+			return nil
+		}
+	})
+	add := func(m v1alpha1.Mount) {
+		sb = edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = append(sb.Spec.Mounts, m) })
+	}
+	add(v1alpha1.Mount{ID: "b", Volume: "pv-b", Path: "/data/b"})
+	<-begun
+	add(v1alpha1.Mount{ID: "c", Volume: "pv-a", Path: "/data/c"})
+	w.eventually(func(c *assertT) { require.Equal(c, sb.Generation, w.get(sb).Status.ObservedGeneration) })
+	close(proceed)
+	w.phases(sb, "a Mounted", "b Mounted", "c Mounted")
+}
+
 // asked is a mount as a request asks for it now.
 func asked(m v1alpha1.Mount) v1alpha1.Mount {
 	m.RequestedAt = &metav1.MicroTime{Time: time.Now()}

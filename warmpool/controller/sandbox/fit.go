@@ -33,8 +33,8 @@ func (p *pass) fit(pod *corev1.Pod) {
 	case left > 0:
 		p.again(left)
 		return
-	case unwritten: // the next one begins once this pass has written what came of the last
-		p.again(time.Millisecond)
+	case unwritten:
+		p.waits = true
 		return
 	}
 	job := p.job(pod, of)
@@ -124,7 +124,7 @@ type job struct {
 	init      bool // the daemon must be initialised
 	must      bool // and the container is not fitted out before it is
 	given     *given
-	killed    string // the container beside the sandbox's that was last ended for its memory, and by what limit
+	killed    string // the container beside the sandbox's that ended last, and by what limit, if that was for its memory
 }
 
 func (p *pass) job(pod *corev1.Pod, of string) *job {

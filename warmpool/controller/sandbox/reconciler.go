@@ -153,6 +153,7 @@ type pass struct {
 	now    time.Time
 	memory *memory
 	next   time.Duration // until the next look, 0 for none
+	waits  bool          // a chore is due, and begins once what came of the last one is in the status
 }
 
 // again asks for another look after d at the latest.
@@ -261,7 +262,7 @@ func (p *pass) event(kind, reason, action, message string) {
 func (p *pass) write(ctx context.Context) error {
 	p.sb.Status.ObservedGeneration = p.sb.Generation
 	if same(&p.before.Status, &p.sb.Status) {
-		p.memory.taken()
+		p.taken()
 		return nil
 	}
 	if left := p.unhurried(); left > 0 {
@@ -272,6 +273,14 @@ func (p *pass) write(ctx context.Context) error {
 	if err := p.r.cfg.Client.Status().Patch(ctx, p.sb, patch); err != nil {
 		return fmt.Errorf("write the status of %s: %w", p.sb.Name, err)
 	}
-	p.memory.taken()
+	p.taken()
 	return nil
+}
+
+// taken is called when what came of a chore is in the status. Our own write of that wakes nobody.
+func (p *pass) taken() {
+	p.memory.taken()
+	if p.waits {
+		p.again(time.Millisecond)
+	}
 }
