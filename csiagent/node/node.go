@@ -60,12 +60,13 @@ type Node struct {
 	ctx      context.Context
 	stop     context.CancelFunc
 
-	mu      sync.Mutex
-	live    map[place]*entry
-	past    map[place]*past
-	held    map[string]*attach.Tree // of each ephemeral volume, by its handle
-	hanging map[string]int          // threads that the kernel holds for a volume, by its handle
-	closed  bool
+	patience mount.Patience // by the volume's handle
+
+	mu     sync.Mutex
+	live   map[place]*entry
+	past   map[place]*past
+	held   map[string]*attach.Tree // of each ephemeral volume, by its handle
+	closed bool
 }
 
 // place is where a mount is: at most one is at a place.
@@ -97,7 +98,7 @@ func New(c Config) (*Node, error) {
 		return nil, errors.New("node: Probe is needed: nothing is mounted before it was read")
 	}
 	defaults(&c)
-	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}, past: map[place]*past{}, held: map[string]*attach.Tree{}, hanging: map[string]int{}}
+	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}, past: map[place]*past{}, held: map[string]*attach.Tree{}}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	for _, dir := range []string{c.Dir, n.journal.dir, n.staging} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -207,8 +207,10 @@ func (n *Node) usage(ctx context.Context, e *entry) ([]*csi.VolumeUsage, error) 
 		return nil, err
 	}
 	defer func() { _ = dir.Close() }()
-	st, err := patiently(ctx, n, e.VolumeHandle, dir, func(dir *os.File) (st unix.Statfs_t, err error) {
-		return st, unix.Fstatfs(int(dir.Fd()), &st)
+	st, err := patiently(ctx, n, e.VolumeHandle, dir, func(dir *os.File) (unix.Statfs_t, error) {
+		var st unix.Statfs_t
+		err := unix.Fstatfs(int(dir.Fd()), &st)
+		return st, err
 	}, func(unix.Statfs_t) {})
 	if err != nil {
 		return nil, translate(err)

@@ -12,7 +12,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,9 +38,7 @@ type Config struct {
 type Driver struct {
 	prefixes []prefix
 	timeout  time.Duration
-
-	mu    sync.Mutex
-	stuck map[string]int // looks that the kernel holds, by the path
+	patience mount.Patience // by the path
 }
 
 type prefix struct {
@@ -51,7 +48,7 @@ type prefix struct {
 
 // New opens the prefixes.
 func New(c Config) (*Driver, error) {
-	d := &Driver{timeout: c.Timeout, stuck: map[string]int{}}
+	d := &Driver{timeout: c.Timeout}
 	if d.timeout <= 0 {
 		d.timeout = 3 * time.Second
 	}
@@ -110,59 +107,13 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, _ string) (mount.Sour
 	if err != nil {
 		return mount.Source{}, err
 	}
-	return d.look(ctx, path.Clean(m.Attributes[AttrPath]), func() (mount.Source, error) {
+	src, err := mount.Wait(ctx, &d.patience, path.Clean(m.Attributes[AttrPath]), d.timeout, func() (mount.Source, error) {
 		return source(top, rel, create, m)
-	})
-}
-
-// mostStuck bounds the threads that the kernel holds for servers that do not answer: they could use up those that a process may have.
-const mostStuck = 128
-
-var errSilent = fmt.Errorf("%w: the storage of this host path does not answer", mount.ErrUnavailable)
-
-// look runs f, which the kernel may hold as long as a server does not answer. When the time is over its thread is left to the kernel;
-// nobody looks at the same path before it is back.
-func (d *Driver) look(ctx context.Context, at string, f func() (mount.Source, error)) (mount.Source, error) {
-	if !d.free(at) {
-		return mount.Source{}, errSilent
+	}, func(s mount.Source) { _ = s.Root.Close() })
+	if errors.Is(err, mount.ErrHeld) {
+		return mount.Source{}, fmt.Errorf("%w: the storage of this host path does not answer", mount.ErrUnavailable)
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-	var src mount.Source
-	var err error
-	done := make(chan struct{}) // its goroutine ends when the kernel lets it
-	go func() {
-		src, err = f()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return src, err
-	case <-ctx.Done():
-	}
-	d.hold(at, 1)
-	go func() {
-		<-done
-		if err == nil {
-			_ = src.Root.Close()
-		}
-		d.hold(at, -1)
-	}()
-	return mount.Source{}, errSilent
-}
-
-func (d *Driver) free(at string) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.stuck[at] == 0 && len(d.stuck) < mostStuck
-}
-
-func (d *Driver) hold(at string, n int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.stuck[at] += n; d.stuck[at] == 0 {
-		delete(d.stuck, at)
-	}
+	return src, err
 }
 
 // source opens the directory rel of top for m. A server may answer for it.
