@@ -172,14 +172,18 @@ func TestATokenThatIsRefusedIsSaidToBe(t *testing.T) {
 
 func TestALaterAgentGoesOnSigning(t *testing.T) {
 	i, w := startIssuer(t), newWorld(t)
-	first := i.issue(t)
+	outlived(t, i, w, bare, i.issue(t), i.issue(t))
+}
+
+// outlived has a client live longer than its agent, and the later agent sign for it: with what was left, and with other credentials.
+func outlived(t *testing.T, i revoking, w world, bare func(mount.Mount) mount.Mount, first, second mount.Secret) {
 	src := w.up(t, bare(i.mount(first)))
 	w.holders[src.Client].(*signer).close() // as an agent that ends
 	next := New(Config{Guard: local})
 	require.NoError(t, next.Adopt(t.Context(), src.Client))
 	_, err := os.ReadDir(w.dir)
 	require.NoError(t, err, "with what was left")
-	require.NoError(t, next.Renew(t.Context(), src.Client, i.mount(i.issue(t))))
+	require.NoError(t, next.Renew(t.Context(), src.Client, i.mount(second)))
 	i.revoke(first)
 	_, err = os.ReadDir(w.dir)
 	require.NoError(t, err)
