@@ -56,7 +56,8 @@ type plan struct {
 // machineSize is what a template without limits has.
 type machineSize struct{ cpus, memoryMB int }
 
-// planOf reads a set, whose sandboxes may have as many mounts as most says. made is a digest of everything else that a sandbox is made of: programs and root file system.
+// planOf reads a set, whose sandboxes may have as many mounts as most says. made is a digest of everything else that a sandbox is made of:
+// programs and root file system.
 func planOf(set v1alpha1.SandboxSet, size machineSize, most int, made string) (plan, error) {
 	containers := set.Spec.Template.Spec.Containers
 	if len(containers) == 0 {
