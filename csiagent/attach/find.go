@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,41 +21,33 @@ func slash() (int, error) {
 	return unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// parent opens the directory that holds the last component of rel.
-func parent(rel string) (int, error) {
+// parent opens the directory that holds the last component of rel, name. What is missing is made by mk, unless that is nil.
+func parent(rel string, mk maker) (dir int, name string, err error) {
 	root, err := slash()
 	if err != nil {
-		return -1, err
+		return -1, "", err
 	}
 	defer closeFD(root)
-	dir := path.Dir(rel)
-	if dir == "." {
-		dir = ""
+	above, name := "", rel
+	if i := strings.LastIndexByte(rel, '/'); i >= 0 {
+		above, name = rel[:i], rel[i+1:]
 	}
-	return walk(root, dir, nil)
+	dir, err = walk(root, above, mk)
+	return dir, name, err
 }
 
 // look returns the mount at rel, and whether rel is its root. Missing parents are ErrNotFound.
 func look(rel string) (id uint64, mounted bool, err error) {
-	dir, err := parent(rel)
+	dir, name, err := parent(rel, nil)
 	if err != nil {
 		return 0, false, err
 	}
 	defer closeFD(dir)
-	id, mounted, err = identity(dir, path.Base(rel))
+	id, mounted, err = identity(dir, name)
 	if err != nil {
-		return 0, false, fault(fmt.Sprintf("%q", path.Base(rel)), err)
+		return 0, false, fault(fmt.Sprintf("%q", name), err)
 	}
 	return id, mounted, nil
-}
-
-// isMount says whether something is mounted at rel.
-func isMount(rel string) (bool, error) {
-	_, mounted, err := look(rel)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return mounted, err
 }
 
 // at says whether the mount id is the one at rel.
@@ -86,7 +78,7 @@ func openRoot(dir int, name string, id uint64) (int, error) {
 
 // find returns where the mount id is: at rel, or, since a directory above it may have been renamed, where the namespace's mount
 // table has it. "" says that it is nowhere.
-func find(procs int, rel string, id uint64) (string, error) {
+func find(rel string, id uint64) (string, error) {
 	if there, err := at(rel, id); err == nil && there {
 		return rel, nil
 	}
@@ -94,21 +86,25 @@ func find(procs int, rel string, id uint64) (string, error) {
 	if err != nil || !there {
 		return "", err
 	}
-	return mountPoint(procs, listed)
+	return mountPoint(listed)
 }
 
-// openProc opens this process's own /proc: in a container that of the container is no use, its processes are others.
-func openProc() (int, error) {
+// procs is this process's own /proc, opened before any thread enters a container: that of the container is no use, its processes are others.
+var procs = sync.OnceValues(func() (int, error) {
 	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open /proc: %w", err)
 	}
 	return fd, nil
-}
+})
 
 // mountPoint is where the mount table that this thread can see has the mount listed, relative to "/"; "" when it has it not.
-func mountPoint(procs int, listed uint64) (string, error) {
-	fd, err := unix.Openat(procs, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+func mountPoint(listed uint64) (string, error) {
+	proc, err := procs()
+	if err != nil {
+		return "", err
+	}
+	fd, err := unix.Openat(proc, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("open mount table: %w", err)
 	}

@@ -17,12 +17,13 @@ import (
 // closed: close it as soon as the container is gone.
 type Namespace struct {
 	threads *Threads
-	turn    chan struct{} // held from looking at a target until something is mounted there
 	gone    chan struct{}
 	id      uint64
 
-	mu sync.Mutex
-	f  *os.File // nil after Close
+	mu     sync.Mutex
+	f      *os.File // nil after Close
+	inside bool     // a thread does what needs to be alone, and then what is in queue
+	queue  []*job
 }
 
 // NewNamespace takes over f, a descriptor of a mount namespace that is not this process's own. Whether its giver may be
@@ -32,11 +33,14 @@ func NewNamespace(f *os.File, threads *Threads) (*Namespace, error) {
 	if err != nil || kind != unix.CLONE_NEWNS {
 		return nil, fmt.Errorf("%w: the descriptor is no mount namespace", ErrUnsafe)
 	}
+	if _, err := procs(); err != nil {
+		return nil, err
+	}
 	id, err := identify(int(f.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("identify mount namespace: %w", err)
 	}
-	return &Namespace{threads: threads, turn: make(chan struct{}, 1), gone: make(chan struct{}), id: id, f: f}, nil
+	return &Namespace{threads: threads, gone: make(chan struct{}), id: id, f: f}, nil
 }
 
 // identify returns the number that the kernel gives to the namespace and to no other before the next boot. Kernels before 6.11 do not
@@ -73,63 +77,57 @@ func (n *Namespace) Close() error {
 // Gone is closed when the namespace is.
 func (n *Namespace) Gone() <-chan struct{} { return n.gone }
 
-// enter runs work in the namespace. With alone, no other work of that kind runs in it meanwhile. undo and after may be nil;
-// after runs in any case, and before enter returns when no thread was started.
+// enter runs work in the namespace, on a thread that is thrown away. With alone, no other work of that kind runs in it meanwhile: what
+// comes while one does is done by the same thread. undo and after may be nil; after runs in any case.
 func (n *Namespace) enter(ctx context.Context, alone bool, work func() error, undo, after func()) error {
-	j := job{work: work, undo: undo, after: after}
-	give, err := n.admit(ctx, alone, &j)
+	j := &job{work: work, undo: undo, after: after, done: make(chan error, 1)}
+	err := ctx.Err()
+	if err == nil {
+		err = n.begin(j, alone)
+	}
 	if err != nil {
-		give()
 		if after != nil {
 			after()
 		}
 		return err
 	}
-	return n.threads.do(ctx, n.gone, j)
+	return j.wait(ctx, n.threads, n.gone)
 }
 
-// admit waits for what j needs before it may start: its turn, a thread's slot, and a descriptor of its own. give returns what
-// was taken of it.
-func (n *Namespace) admit(ctx context.Context, alone bool, j *job) (give func(), err error) {
-	give = func() {}
-	if alone {
-		if err := n.take(ctx, n.turn); err != nil {
-			return give, err
-		}
-		j.turn, give = n.turn, func() { <-n.turn }
-	}
-	if err := n.take(ctx, n.threads.slots); err != nil {
-		return give, err
-	}
+// begin gives j to a thread.
+func (n *Namespace) begin(j *job, alone bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.f == nil {
-		err = ErrGone
-	} else {
-		j.ns, err = unix.FcntlInt(n.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		return ErrGone
 	}
+	if alone && n.inside {
+		n.queue = append(n.queue, j)
+		return nil
+	}
+	ns, err := unix.FcntlInt(n.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		<-n.threads.slots
+		return err
 	}
-	return give, err
+	next := func() *job { once := j; j = nil; return once }
+	if alone {
+		n.inside, n.queue, next = true, append(n.queue, j), n.next
+	}
+	n.threads.do(ns, n.gone, next)
+	return nil
 }
 
-func (n *Namespace) take(ctx context.Context, slot chan struct{}) error {
-	select {
-	case <-n.gone:
-		return ErrGone
-	case <-ctx.Done():
-		return ctx.Err()
-	default:
-	}
-	select {
-	case slot <- struct{}{}:
+// next is for the thread that is inside.
+func (n *Namespace) next() *job {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.queue) == 0 {
+		n.inside = false
 		return nil
-	case <-n.gone:
-		return ErrGone
-	case <-ctx.Done():
-		return fmt.Errorf("wait for a thread, %d of %d are stuck: %w", n.threads.Stuck(), cap(n.threads.slots), ctx.Err())
 	}
+	j := n.queue[0]
+	n.queue = n.queue[1:]
+	return j
 }
 
 // relative is target seen from "/".

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,21 +30,16 @@ func (n *Namespace) Attach(ctx context.Context, t *Tree, target string, o Attach
 	if err != nil {
 		return 0, fmt.Errorf("attach %s: %w", target, err)
 	}
-	procs, err := openProc()
-	if err != nil {
-		closeFD(tree)
-		return 0, err
-	}
-	work := func() error { return put(procs, tree, t.id, rel, o) }
-	undo := func() { _ = remove(procs, rel, t.id, true) } // nobody waits for the outcome any more
-	if err := n.enter(ctx, true, work, undo, func() { closeFD(tree); closeFD(procs) }); err != nil {
+	work := func() error { return put(tree, t.id, rel, o) }
+	undo := func() { _ = remove(rel, t.id, true) } // nobody waits for the outcome any more
+	if err := n.enter(ctx, true, work, undo, func() { closeFD(tree) }); err != nil {
 		return 0, fmt.Errorf("attach %s: %w", target, err)
 	}
 	return t.id, nil
 }
 
 // put runs in the namespace.
-func put(procs, tree int, id uint64, rel string, o AttachOptions) error {
+func put(tree int, id uint64, rel string, o AttachOptions) error {
 	dir, err := place(rel, o)
 	if err != nil {
 		return err
@@ -61,26 +55,29 @@ func put(procs, tree int, id uint64, rel string, o AttachOptions) error {
 	if err == nil {
 		err = fmt.Errorf("%w: the target was moved while the volume was attached", ErrUnsafe)
 	}
-	return errors.Join(err, remove(procs, rel, id, true))
+	return errors.Join(err, remove(rel, id, true))
 }
 
 // place opens the directory that is to be mounted on, and makes it when it is missing.
 func place(rel string, o AttachOptions) (int, error) {
-	mounted, err := isMount(rel)
+	above, name, err := parent(rel, plain(0o755))
 	if err != nil {
 		return -1, err
 	}
+	defer closeFD(above)
+	_, mounted, err := identity(above, name)
 	if mounted {
 		return -1, fmt.Errorf("%w: something is mounted there", ErrBusy)
 	}
-	root, err := slash()
-	if err != nil {
-		return -1, err
+	dir := -1
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		dir, err = step(above, name, plain(0o555))
 	}
-	defer closeFD(root)
-	dir, err := walk(root, rel, makePlain)
-	if err != nil || o.AllowNonEmpty {
-		return dir, err
+	if err != nil {
+		return -1, fault(fmt.Sprintf("%q", name), err)
+	}
+	if o.AllowNonEmpty {
+		return dir, nil
 	}
 	bare, err := empty(dir)
 	if err == nil && !bare {
@@ -93,16 +90,14 @@ func place(rel string, o AttachOptions) (int, error) {
 	return dir, nil
 }
 
-// makePlain makes a component of a mount point's path.
-func makePlain(dir int, name string, last bool) (int, error) {
-	mode := uint32(0o755)
-	if last {
-		mode = 0o555
+// plain makes directories with a mode.
+func plain(mode uint32) maker {
+	return func(dir int, name string) (int, error) {
+		if err := unix.Mkdirat(dir, name, mode); err != nil {
+			return -1, err
+		}
+		return open(dir, name, unix.O_PATH, strict)
 	}
-	if err := unix.Mkdirat(dir, name, mode); err != nil {
-		return -1, err
-	}
-	return open(dir, name, unix.O_PATH, strict)
 }
 
 // Detach takes the mount away from the container. It is found by its ID, at target or wherever the container has moved it, and no
@@ -113,12 +108,8 @@ func (n *Namespace) Detach(ctx context.Context, target string, id uint64, lazy b
 	if err != nil {
 		return err
 	}
-	procs, err := openProc()
-	if err != nil {
-		return err
-	}
-	work := func() error { return remove(procs, rel, id, lazy) }
-	if err := n.enter(ctx, false, work, nil, func() { closeFD(procs) }); err != nil {
+	work := func() error { return remove(rel, id, lazy) }
+	if err := n.enter(ctx, false, work, nil, nil); err != nil {
 		return fmt.Errorf("detach %s: %w", target, err)
 	}
 	return nil
@@ -131,9 +122,9 @@ const tries = 100
 func moved(err error) bool { return errors.Is(err, ErrUnsafe) || errors.Is(err, ErrNotFound) }
 
 // remove runs in the namespace. It looks again after each try: the container may move directories about meanwhile.
-func remove(procs int, rel string, id uint64, lazy bool) error {
+func remove(rel string, id uint64, lazy bool) error {
 	for range tries {
-		where, err := find(procs, rel, id)
+		where, err := find(rel, id)
 		if err != nil || where == "" {
 			return err
 		}
@@ -147,7 +138,7 @@ func remove(procs int, rel string, id uint64, lazy bool) error {
 // removeAt goes through the parent: umount2 takes no descriptor, and the root of a dead file system cannot be entered, that of a
 // hung one would hold the thread.
 func removeAt(rel string, id uint64, lazy bool) error {
-	dir, err := parent(rel)
+	dir, name, err := parent(rel, nil)
 	if err != nil {
 		return err
 	}
@@ -155,7 +146,6 @@ func removeAt(rel string, id uint64, lazy bool) error {
 	if err := unix.Fchdir(dir); err != nil {
 		return fault("enter parent of target", err)
 	}
-	name := path.Base(rel)
 	if got, mounted, err := identity(dir, name); err != nil || !mounted || got != id {
 		return nil // it moved just now: look again
 	}
@@ -180,16 +170,12 @@ func (n *Namespace) Live(ctx context.Context, target string, id uint64) (bool, e
 	if err != nil {
 		return false, err
 	}
-	procs, err := openProc()
-	if err != nil {
-		return false, err
-	}
 	var where string
 	work := func() (err error) {
-		where, err = find(procs, rel, id)
+		where, err = find(rel, id)
 		return err
 	}
-	if err := n.enter(ctx, false, work, nil, func() { closeFD(procs) }); err != nil {
+	if err := n.enter(ctx, false, work, nil, nil); err != nil {
 		return false, fmt.Errorf("look for %s: %w", target, err)
 	}
 	return where != "", nil
@@ -202,17 +188,13 @@ func (n *Namespace) Open(ctx context.Context, target string, id uint64) (*os.Fil
 	if err != nil {
 		return nil, err
 	}
-	procs, err := openProc()
-	if err != nil {
-		return nil, err
-	}
 	fd := -1
 	work := func() (err error) {
-		fd, err = reach(procs, rel, id)
+		fd, err = reach(rel, id)
 		return err
 	}
 	undo := func() { closeFD(fd) }
-	if err := n.enter(ctx, false, work, undo, func() { closeFD(procs) }); err != nil {
+	if err := n.enter(ctx, false, work, undo, nil); err != nil {
 		return nil, fmt.Errorf("open %s: %w", target, err)
 	}
 	return os.NewFile(uintptr(fd), strings.Clone(target)), nil
@@ -225,13 +207,9 @@ func (n *Namespace) Clone(ctx context.Context, target string, id uint64, readOnl
 	if err != nil {
 		return nil, err
 	}
-	procs, err := openProc()
-	if err != nil {
-		return nil, err
-	}
 	fd := -1
 	work := func() error {
-		root, err := reach(procs, rel, id)
+		root, err := reach(rel, id)
 		if err != nil {
 			return err
 		}
@@ -240,7 +218,7 @@ func (n *Namespace) Clone(ctx context.Context, target string, id uint64, readOnl
 		return err
 	}
 	undo := func() { closeFD(fd) }
-	if err := n.enter(ctx, false, work, undo, func() { closeFD(procs) }); err != nil {
+	if err := n.enter(ctx, false, work, undo, nil); err != nil {
 		return nil, fmt.Errorf("clone %s: %w", target, err)
 	}
 	t := &Tree{f: os.NewFile(uintptr(fd), "tree")}
@@ -257,9 +235,9 @@ func (n *Namespace) Clone(ctx context.Context, target string, id uint64, readOnl
 }
 
 // reach runs in the namespace.
-func reach(procs int, rel string, id uint64) (int, error) {
+func reach(rel string, id uint64) (int, error) {
 	for range tries {
-		where, err := find(procs, rel, id)
+		where, err := find(rel, id)
 		if err != nil {
 			return -1, err
 		}
@@ -275,10 +253,10 @@ func reach(procs int, rel string, id uint64) (int, error) {
 }
 
 func reachAt(rel string, id uint64) (int, error) {
-	dir, err := parent(rel)
+	dir, name, err := parent(rel, nil)
 	if err != nil {
 		return -1, err
 	}
 	defer closeFD(dir)
-	return openRoot(dir, path.Base(rel), id)
+	return openRoot(dir, name, id)
 }

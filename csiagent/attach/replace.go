@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,28 +29,23 @@ func (n *Namespace) Replace(ctx context.Context, t *Tree, target string, old uin
 	if err != nil {
 		return 0, fmt.Errorf("replace %s: %w", target, err)
 	}
-	procs, err := openProc()
-	if err != nil {
-		closeFD(tree)
-		return 0, err
-	}
-	work := func() error { return replace(procs, tree, t.id, rel, old, o) }
-	undo := func() { _ = remove(procs, rel, t.id, true) } // nobody waits for the outcome any more
-	if err := n.enter(ctx, true, work, undo, func() { closeFD(tree); closeFD(procs) }); err != nil {
+	work := func() error { return replace(tree, t.id, rel, old, o) }
+	undo := func() { _ = remove(rel, t.id, true) } // nobody waits for the outcome any more
+	if err := n.enter(ctx, true, work, undo, func() { closeFD(tree) }); err != nil {
 		return 0, fmt.Errorf("replace %s: %w", target, err)
 	}
 	return t.id, nil
 }
 
 // replace runs in the namespace. It looks again after each try: the container may move directories about meanwhile.
-func replace(procs, tree int, id uint64, rel string, old uint64, o AttachOptions) error {
+func replace(tree int, id uint64, rel string, old uint64, o AttachOptions) error {
 	for range tries {
-		where, err := find(procs, rel, old)
+		where, err := find(rel, old)
 		if err != nil {
 			return err
 		}
 		if where == "" {
-			return put(procs, tree, id, rel, o)
+			return put(tree, id, rel, o)
 		}
 		err = slide(tree, where, old)
 		switch {
@@ -59,10 +53,10 @@ func replace(procs, tree int, id uint64, rel string, old uint64, o AttachOptions
 			if err := removeAt(where, old, true); err != nil {
 				return err
 			}
-			return put(procs, tree, id, where, AttachOptions{AllowNonEmpty: true})
+			return put(tree, id, where, AttachOptions{AllowNonEmpty: true})
 		case err == nil:
 			between()
-			return uncover(procs, where, id, old)
+			return uncover(where, id, old)
 		case !moved(err):
 			return err
 		}
@@ -72,12 +66,12 @@ func replace(procs, tree int, id uint64, rel string, old uint64, o AttachOptions
 
 // slide puts the tree beneath the mount old.
 func slide(tree int, rel string, old uint64) error {
-	dir, err := parent(rel)
+	dir, name, err := parent(rel, nil)
 	if err != nil {
 		return err
 	}
 	defer closeFD(dir)
-	root, err := openRoot(dir, path.Base(rel), old)
+	root, err := openRoot(dir, name, old)
 	if err != nil {
 		return err
 	}
@@ -90,15 +84,15 @@ func slide(tree int, rel string, old uint64) error {
 }
 
 // uncover takes the mount old from above the mount id, and makes sure that this one is there.
-func uncover(procs int, rel string, id, old uint64) error {
-	if err := remove(procs, rel, old, true); err != nil {
-		return errors.Join(err, remove(procs, rel, id, true))
+func uncover(rel string, id, old uint64) error {
+	if err := remove(rel, old, true); err != nil {
+		return errors.Join(err, remove(rel, id, true))
 	}
 	if there, err := at(rel, id); err == nil && there {
 		return nil
 	}
 	// A directory above it was renamed just now, or somebody has mounted over it.
-	if where, err := find(procs, rel, id); err != nil || where == "" {
+	if where, err := find(rel, id); err != nil || where == "" {
 		return errors.Join(fmt.Errorf("%w: the volume vanished while it was attached", ErrNotFound), err)
 	}
 	return nil

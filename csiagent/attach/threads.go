@@ -28,73 +28,99 @@ func (t *Threads) Stuck() int { return int(t.stuck.Load()) }
 
 // The states of a job: its caller and its thread agree on who of them ended it.
 const (
-	running = iota
+	waiting = iota
+	running
 	finished
-	abandoned
+	abandoned // by its caller, while it ran
+	withdrawn // by its caller, before
 )
 
-// job is work in the mount namespace ns. Its thread owns everything the work uses, since the caller may be gone before it ends.
+// job is work in a mount namespace. Its thread owns everything the work uses, since the caller may be gone before it ends.
 type job struct {
-	ns    int           // closed by the thread
-	turn  chan struct{} // given back by the thread; nil when the work needs none
 	work  func() error
-	undo  func() // reverses work when it succeeded too late
-	after func() // always, at the thread's end
+	undo  func() // reverses work when it succeeded too late; may be nil
+	after func() // always, once the work has ended or cannot begin any more; may be nil
+	state atomic.Int32
+	done  chan error // has room for the outcome
 }
 
-// do runs j on a thread of its own. It returns when the work is done, ctx ends or gone is closed, whichever is first.
-func (t *Threads) do(ctx context.Context, gone <-chan struct{}, j job) error {
-	var state atomic.Int32
-	done := make(chan error, 1)
-	throwAway(func() {
-		err := j.run()
-		if !state.CompareAndSwap(running, finished) {
-			if err == nil && j.undo != nil {
-				j.undo()
+// do works in the mount namespace ns, which it closes, on a thread of its own: one job after the other until next has none. Those that
+// wait for the thread when gone is closed do not begin.
+func (t *Threads) do(ns int, gone <-chan struct{}, next func() *job) {
+	go func() {
+		work := func(entered error) {
+			closeFD(ns)
+			for j := next(); j != nil; j = next() {
+				j.run(t, entered)
 			}
-			t.stuck.Add(-1)
 		}
-		j.end()
-		<-t.slots
-		done <- err
-	})
-	var why error
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		why = fmt.Errorf("%w: %w", ErrStuck, ctx.Err())
-	case <-gone:
-		why = ErrGone
-	}
-	t.stuck.Add(1)
-	if state.CompareAndSwap(running, abandoned) {
-		return why
-	}
-	t.stuck.Add(-1)
-	return <-done
+		select {
+		case t.slots <- struct{}{}:
+		case <-gone:
+			work(ErrGone)
+			return
+		}
+		throwAway(func() {
+			work(enter(ns))
+			<-t.slots
+		})
+	}()
 }
 
-func (j job) run() error {
+// enter brings this thread into the mount namespace.
+func enter(ns int) error {
 	// Threads of one process share their root and working directory; one that does may not enter a mount namespace.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare thread: %w", err)
 	}
 	unix.Umask(0) // this thread's only
-	if err := unix.Setns(j.ns, unix.CLONE_NEWNS); err != nil {
+	if err := unix.Setns(ns, unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("enter mount namespace: %w", err)
 	}
-	return j.work()
+	return nil
 }
 
-func (j job) end() {
+// run runs j, unless its caller has withdrawn it or the namespace could not be entered.
+func (j *job) run(t *Threads, entered error) {
+	err := entered
+	if j.state.CompareAndSwap(waiting, running) {
+		if err == nil {
+			err = j.work()
+		}
+		if !j.state.CompareAndSwap(running, finished) {
+			if err == nil && j.undo != nil {
+				j.undo()
+			}
+			t.stuck.Add(-1)
+		}
+	}
 	if j.after != nil {
 		j.after()
 	}
-	closeFD(j.ns)
-	if j.turn != nil {
-		<-j.turn
+	j.done <- err
+}
+
+// wait returns when j is done, ctx ends or gone is closed, whichever is first.
+func (j *job) wait(ctx context.Context, t *Threads, gone <-chan struct{}) error {
+	var late, stuck error
+	select {
+	case err := <-j.done:
+		return err
+	case <-ctx.Done():
+		late = fmt.Errorf("wait for a thread, %d of %d are stuck: %w", t.Stuck(), cap(t.slots), ctx.Err())
+		stuck = fmt.Errorf("%w: %w", ErrStuck, ctx.Err())
+	case <-gone:
+		late, stuck = ErrGone, ErrGone
 	}
+	if j.state.CompareAndSwap(waiting, withdrawn) {
+		return late
+	}
+	t.stuck.Add(1)
+	if j.state.CompareAndSwap(running, abandoned) {
+		return stuck
+	}
+	t.stuck.Add(-1)
+	return <-j.done
 }
 
 // throwAway runs f on an OS thread that ends with it, so that nothing else ever runs where f has been. The process's first

@@ -51,6 +51,41 @@ func TestAStuckThreadIsAbandonedCountedAndUndone(t *testing.T) {
 	require.Zero(t, threads.Stuck())
 }
 
+func TestWhatComesMeanwhileIsDoneByTheSameThreadOneAfterTheOther(t *testing.T) {
+	n := held(t, NewThreads(2))
+	hold, started := make(chan struct{}), make(chan struct{})
+	var first, second int
+	results, freed := make(chan error, 2), make(chan struct{})
+	go func() {
+		results <- n.enter(t.Context(), true, func() error { first = unix.Gettid(); close(started); <-hold; return nil }, nil, nil)
+	}()
+	<-started
+	queued := func(want int) {
+		require.Eventually(t, func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.queue) == want }, 5*time.Second, time.Millisecond)
+	}
+	go func() { results <- n.enter(t.Context(), true, func() error { second = unix.Gettid(); return nil }, nil, nil) }()
+	queued(1)
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		left <- n.enter(ctx, true, func() error { t.Error("its caller has left"); return nil }, nil, func() { close(freed) })
+	}()
+	queued(2)
+	leave()
+	err := <-left
+	require.ErrorIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, ErrStuck, "it has not begun")
+	require.NoError(t, n.enter(t.Context(), false, func() error { return nil }, nil, nil), "what need not be alone does not wait")
+
+	close(hold)
+	require.NoError(t, <-results)
+	require.NoError(t, <-results)
+	<-freed
+	require.Equal(t, first, second)
+	require.NoError(t, n.enter(t.Context(), true, func() error { return nil }, nil, nil), "and another thread comes after it")
+	require.Zero(t, n.threads.Stuck())
+}
+
 func TestClosingANamespaceFreesThoseWhoWait(t *testing.T) {
 	threads := NewThreads(1)
 	n := held(t, threads)

@@ -38,7 +38,7 @@ func Clone(root *os.File, o CloneOptions) (*Tree, error) {
 	defer runtime.KeepAlive(root)
 	var mk maker
 	if o.MakeSubPath && !o.ReadOnly {
-		mk = func(dir int, name string, _ bool) (int, error) { return makeOwned(dir, name, o.Owner) }
+		mk = func(dir int, name string) (int, error) { return makeOwned(dir, name, o.Owner) }
 	}
 	dir, err := walk(int(root.Fd()), o.SubPath, mk)
 	if err != nil {

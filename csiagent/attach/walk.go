@@ -25,9 +25,8 @@ func open(dir int, name string, flags, resolve uint64) (int, error) {
 	}
 }
 
-// maker makes the missing directory name in dir and returns it open; last says that it is the path's end. When the directory
-// turns up in the meantime it returns unix.EEXIST.
-type maker func(dir int, name string, last bool) (int, error)
+// maker makes the missing directory name in dir and returns it open. When the directory turns up in the meantime it returns unix.EEXIST.
+type maker func(dir int, name string) (int, error)
 
 // walk opens the directory rel, which is relative to dir, one component after the other. What is missing is made by mk, unless
 // that is nil. The caller owns dir and the result.
@@ -36,9 +35,8 @@ func walk(dir int, rel string, mk maker) (int, error) {
 	if err != nil || rel == "" {
 		return cur, err
 	}
-	names := strings.Split(rel, "/")
-	for i, name := range names {
-		next, err := step(cur, name, i == len(names)-1, mk)
+	for name := range strings.SplitSeq(rel, "/") {
+		next, err := step(cur, name, mk)
 		closeFD(cur)
 		if err != nil {
 			return -1, fault(fmt.Sprintf("%q", name), err)
@@ -48,7 +46,7 @@ func walk(dir int, rel string, mk maker) (int, error) {
 	return cur, nil
 }
 
-func step(dir int, name string, last bool, mk maker) (int, error) {
+func step(dir int, name string, mk maker) (int, error) {
 	if name == "" || name == "." || name == ".." {
 		return -1, unix.EXDEV
 	}
@@ -56,7 +54,7 @@ func step(dir int, name string, last bool, mk maker) (int, error) {
 	if !errors.Is(err, unix.ENOENT) || mk == nil {
 		return fd, err
 	}
-	fd, err = mk(dir, name, last)
+	fd, err = mk(dir, name)
 	if errors.Is(err, unix.EEXIST) {
 		return open(dir, name, unix.O_PATH, strict)
 	}
