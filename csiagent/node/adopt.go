@@ -19,21 +19,23 @@ const interrupted = "the agent ended while this volume was being mounted"
 // could not be taken over; the rest is.
 func (n *Node) Adopt(ctx context.Context) error {
 	errs := []error{n.sweep(ctx)}
-	records, err := n.journal.read()
+	pages, err := n.journal.read()
 	errs = append(errs, err)
-	adopted := make([]error, len(records))
+	adopted := make(chan error, len(pages))
 	var g errgroup.Group // one whose client or container keeps us waiting is not to keep the others
 	g.SetLimit(probesAtOnce)
-	for i, r := range records {
+	for _, page := range pages {
 		g.Go(func() error {
-			if err := n.adopt(ctx, &entry{record: r}); err != nil {
-				adopted[i] = fmt.Errorf("adopt mount %s: %w", r.Spec.ID, err)
-			}
+			adopted <- n.adopt(ctx, page)
 			return nil
 		})
 	}
 	_ = g.Wait()
-	return errors.Join(append(append(errs, adopted...), n.keep(ctx))...)
+	close(adopted)
+	for err := range adopted {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, n.keep(ctx))...)
 }
 
 // keep tells drivers which mounts live.
@@ -88,21 +90,24 @@ func (n *Node) end(ctx context.Context, dir string) error {
 	return errors.Join(errs...)
 }
 
-func (n *Node) adopt(ctx context.Context, e *entry) error {
-	e, err := n.finish(ctx, e)
+func (n *Node) adopt(ctx context.Context, p page) error {
+	if p.is == nil {
+		return n.bury(ctx, &entry{record: *p.next})
+	}
+	e, err := n.finish(ctx, &entry{record: *p.is, next: p.next})
 	if err != nil {
 		n.config.Logger.WarnContext(ctx, "a replacement that was cut short cannot be finished yet", "mount", e.Spec.ID, "error", err)
 		e.dead = interrupted
 		n.add(e)
 		return nil
 	}
-	if e.MountedAt.IsZero() {
-		return n.bury(ctx, e)
-	}
 	switch {
 	case !n.there(ctx, e):
-		err := n.drain(ctx, e, n.config.DrainTimeout)
-		return errors.Join(err, n.journal.remove(e.place()))
+		err := errors.Join(n.drain(ctx, e, n.config.DrainTimeout), n.journal.remove(e.place()))
+		if err != nil {
+			err = fmt.Errorf("adopt mount %s: %w", e.Spec.ID, err)
+		}
+		return err
 	case e.Client.PID != 0 && !n.alive(ctx, e.Driver, e.Client):
 		e.dead = clientEnded
 		n.mu.Lock()
@@ -119,29 +124,28 @@ func (n *Node) adopt(ctx context.Context, e *entry) error {
 // finish is what a replacement that was cut short has come to: the new mount, when it had got into the container, or the old one. Any
 // other e it returns as it is, and so with an error.
 func (n *Node) finish(ctx context.Context, e *entry) (*entry, error) {
-	if e.Replaces == nil {
+	if e.next == nil {
 		return e, nil
 	}
-	old, there := &entry{record: *e.Replaces}, false
-	t, err := n.target(ctx, e)
+	old, fresh, there := &entry{record: e.record, asked: e.asked}, &entry{record: *e.next, asked: e.asked}, false
+	t, err := n.target(ctx, fresh)
 	if err == nil {
-		there, err = t.Live(ctx, e.Spec.Target, e.MountID)
+		there, err = t.Live(ctx, fresh.Spec.Target, fresh.MountID)
 	}
 	if err != nil && !errors.Is(err, attach.ErrGone) {
 		return e, err
 	}
-	is, away := old, e
+	is, away, write := old, fresh, n.journal.cancel
 	if there {
 		if err := detach(ctx, t, old); err != nil { // it may lie over the new one
 			return e, err
 		}
-		is, away = &entry{record: e.record, asked: e.asked}, old
-		is.MountedAt, is.Replaces = n.config.Clock.Now().UTC(), nil
+		is, away, write = fresh, old, n.journal.commit
 	}
 	if err := n.drain(ctx, away, impatience); err != nil {
 		n.config.Logger.InfoContext(ctx, "ended a client of a replacement that was cut short", "mount", e.Spec.ID, "error", err)
 	}
-	return is, n.journal.write(e.place(), is.record)
+	return is, write(e.place())
 }
 
 // there says whether the mount still is in its container. A container that cannot be reached yet keeps its mounts.

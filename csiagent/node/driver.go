@@ -12,10 +12,9 @@ type Driver interface {
 	// Check says what is wrong with m that can be told from m alone, in the words and kinds of Mount's errors; nil when only Mount
 	// can tell. It touches no storage and does not block: the gateway asks it before a sandbox is spent on the volume.
 	Check(m mount.Mount) error
-	// Mount brings up m's volume and returns it as a Source. dir is an existing, empty directory of the agent's own that the
-	// driver may mount on, a new one for each call; its name up to the first - is that of the mount's place, and the same wherever a
-	// driver is given a dir. It blocks until the volume is up or ctx ends, and leaves nothing behind when
-	// it fails. Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound, ErrUnavailable where the fact is
+	// Mount brings up m's volume and returns it as a Source. dir is a path of the agent's own, a new one for each call; its name up to the
+	// first - is that of the mount's place, and the same wherever a driver is given a dir. For a Sweeper it is an empty directory that
+	// it may mount on; for others nothing is there. It blocks until the volume is up or ctx ends, and leaves nothing behind when it fails. Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound, ErrUnavailable where the fact is
 	// known, with a text for the caller (no secret, no host path).
 	Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error)
 	// Unmount undoes Mount after the volume was detached from its sandbox, also for a Source of an earlier process (client is
@@ -49,7 +48,7 @@ type Adopter interface {
 	Adopt(ctx context.Context, client mount.Process) error
 }
 
-// Sweeper is a Driver whose clients can outlive an agent that was killed before it had written them down.
+// Sweeper is a Driver whose clients mount on a directory, and can outlive an agent that was killed before it had written them down.
 type Sweeper interface {
 	// Sweep ends whoever serves, or is about to serve, a volume on dir.
 	Sweep(ctx context.Context, dir string) error

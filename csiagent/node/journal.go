@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
@@ -29,13 +31,12 @@ type record struct {
 	// StoresOnClose is the Source's.
 	StoresOnClose bool `json:"storesOnClose,omitempty"`
 	// Namespace and MountID are where the mount is, or was about to be.
-	Namespace uint64 `json:"namespace,omitempty"`
-	MountID   uint64 `json:"mountId,omitempty"`
-	// Replaces is the mount of the same in whose place this one is being put.
-	Replaces *record `json:"replaces,omitempty"`
-	// MountedAt is zero until it was seen there.
+	Namespace uint64    `json:"namespace,omitempty"`
+	MountID   uint64    `json:"mountId,omitempty"`
 	MountedAt time.Time `json:"mountedAt,omitzero"`
 }
+
+func (r record) place() place { return place{r.Spec.Container, r.Spec.Target} }
 
 func newRecord(m mount.Mount) (record, error) {
 	asked := struct {
@@ -58,10 +59,20 @@ func readOnly(m mount.Mount) bool {
 	return m.ReadOnly || m.AccessMode == mount.ReadOnlyMany || slices.Contains(m.Options, "ro")
 }
 
-// journal is a directory with one file for each mount.
+// journal is a directory with a file for each mount, and a second one while a mount is being put there: it takes the first one's place when
+// the mount was seen. The journal is for the death of this process, not of the machine, with which the mounts end as well: nothing is
+// forced to disk.
 type journal struct{ dir string }
 
-const suffix = ".json"
+const (
+	suffix = ".json"
+	next   = ".next"
+)
+
+// page is what is written of one place; nil for nothing.
+type page struct{ is, next *record }
+
+func (j journal) file(p place, suffix string) string { return filepath.Join(j.dir, p.key()+suffix) }
 
 // key names a place in file names.
 func (p place) key() string {
@@ -69,51 +80,64 @@ func (p place) key() string {
 	return hex.EncodeToString(sum[:12])
 }
 
-// write replaces the file of r's place as a whole. The journal is for the death of this process, not of the machine, with which
-// the mounts end as well: nothing is forced to disk.
-func (j journal) write(p place, r record) error {
+// begin writes down what is about to be mounted at p.
+func (j journal) begin(p place, r record) error {
 	b, err := json.Marshal(r)
+	if err == nil {
+		err = os.WriteFile(j.file(p, next), b, 0o600)
+	}
 	if err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	path := filepath.Join(j.dir, p.key()+suffix)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }
 
+// commit makes what was begun at p what is there.
+func (j journal) commit(p place) error {
+	if err := os.Rename(j.file(p, next), j.file(p, suffix)); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+// cancel forgets what was begun at p.
+func (j journal) cancel(p place) error { return j.erase(j.file(p, next)) }
+
+// remove forgets everything of p.
 func (j journal) remove(p place) error {
-	err := os.Remove(filepath.Join(j.dir, p.key()+suffix))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return errors.Join(j.erase(j.file(p, suffix)), j.cancel(p))
+}
+
+func (j journal) erase(file string) error {
+	if err := unix.Unlink(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }
 
 // read returns what can be read, and an error for each file that cannot, which is moved out of the way for somebody to look at.
-func (j journal) read() ([]record, error) {
+func (j journal) read() (map[place]page, error) {
 	files, err := os.ReadDir(j.dir)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	var out []record
+	out := map[place]page{}
 	var errs []error
 	for _, f := range files {
-		path := filepath.Join(j.dir, f.Name())
+		path, kind := filepath.Join(j.dir, f.Name()), filepath.Ext(f.Name())
+		if kind != suffix && kind != next {
+			continue
+		}
+		r, err := readRecord(path)
 		switch {
-		case strings.HasSuffix(f.Name(), ".new"): // cut short
+		case err == nil && kind == suffix:
+			out[r.place()] = page{&r, out[r.place()].next}
+		case err == nil:
+			out[r.place()] = page{out[r.place()].is, &r}
+		case kind == next: // cut short, before anything was mounted
 			errs = append(errs, os.Remove(path))
-		case strings.HasSuffix(f.Name(), suffix):
-			r, err := readRecord(path)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("journal: %s: %w", f.Name(), err), os.Rename(path, path+".broken"))
-				continue
-			}
-			out = append(out, r)
+		default:
+			errs = append(errs, fmt.Errorf("journal: %s: %w", f.Name(), err), os.Rename(path, path+".broken"))
 		}
 	}
 	return out, errors.Join(errs...)
@@ -128,7 +152,7 @@ func readRecord(path string) (record, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return r, err
 	}
-	if key := (place{r.Spec.Container, r.Spec.Target}).key() + suffix; key != filepath.Base(path) {
+	if name := filepath.Base(path); r.place().key() != strings.TrimSuffix(name, filepath.Ext(name)) {
 		return r, errors.New("its content belongs to another file")
 	}
 	return r, nil

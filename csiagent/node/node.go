@@ -75,6 +75,7 @@ type place struct{ container, target string }
 // entry is a published mount. Its record is not modified; the rest is guarded by Node.mu.
 type entry struct {
 	record
+	next    *record     // was being put in its place when an earlier process ended: finish says what came of it
 	asked   mount.Mount // with its secrets, in memory only; without a Driver when an earlier process was asked
 	dead    string      // why it does not work any more, for the caller to read
 	process *os.File
@@ -82,8 +83,6 @@ type entry struct {
 	quit    chan struct{} // closed when nobody is to care any more
 	look    look
 }
-
-func (e *entry) place() place { return place{e.Spec.Container, e.Spec.Target} }
 
 // New makes the directories of a Node. Call Adopt before anything else when the sandbox may be older than this process.
 func New(c Config) (*Node, error) {

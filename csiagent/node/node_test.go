@@ -227,7 +227,7 @@ func TestALaterProcessAdoptsWhatLivesAndForgetsTheRest(t *testing.T) {
 	before := w.Mounts(t.Context())
 	w.box.unmount(t, "/gone")
 	require.NoError(t, os.WriteFile(w.config.Dir+"/journal/junk.json", []byte("{"), 0o600))
-	require.NoError(t, os.WriteFile(w.config.Dir+"/journal/cut.json.new", []byte("{"), 0o600))
+	require.NoError(t, os.WriteFile(w.config.Dir+"/journal/cut.next", []byte("{"), 0o600))
 	require.NoError(t, os.Mkdir(w.config.Dir+"/staging/left", 0o700))
 	require.NoError(t, unix.Mount("tmpfs", w.config.Dir+"/staging/left", "tmpfs", 0, ""))
 

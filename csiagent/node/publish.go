@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -103,7 +105,7 @@ func (n *Node) again(ctx context.Context, p place, r record, m mount.Mount) (don
 // known is the mount at p, nil when there is none; p is locked.
 func (n *Node) known(ctx context.Context, p place) (*entry, error) {
 	e := n.at(p)
-	if e == nil || e.Replaces == nil {
+	if e == nil || e.next == nil {
 		return e, nil
 	}
 	e, err := n.finish(ctx, e)
@@ -210,28 +212,17 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount, ol
 		return err
 	}
 	// From here on nothing of the volume is in this process's mount table: it lives as long as tree, then as the sandbox's mount.
-	r.Namespace, r.MountID = target.ID(), tree.ID()
-	if old != nil {
-		r.Replaces = &old.record
-	}
-	if err := n.journal.write(p, r); err != nil {
+	r.Namespace, r.MountID, r.MountedAt = target.ID(), tree.ID(), n.config.Clock.Now().UTC()
+	done.did(func(context.Context) error { return n.journal.cancel(p) })
+	if err := n.journal.begin(p, r); err != nil {
 		return err
 	}
-	done.did(func(context.Context) error { return n.unwrite(p, old) })
 	if err := put(ctx, target, tree, m, old); err != nil {
 		return err
 	}
 	done.did(func(ctx context.Context) error { return target.Detach(ctx, m.Target, r.MountID, true) })
 	_ = tree.Close() // else the mount counts as in use
 	return n.settle(ctx, target, p, r, m, old)
-}
-
-// unwrite makes the journal what it was before a publish.
-func (n *Node) unwrite(p place, old *entry) error {
-	if old != nil {
-		return n.journal.write(p, old.record)
-	}
-	return n.journal.remove(p)
 }
 
 // put attaches the tree, in the place of old unless that is nil.
@@ -250,8 +241,7 @@ func (n *Node) settle(ctx context.Context, target Target, p place, r record, m m
 	if r.Client.PID != 0 && !n.alive(ctx, r.Driver, r.Client) {
 		return fmt.Errorf("%w: %s", mount.ErrUnavailable, clientEnded)
 	}
-	r.MountedAt, r.Replaces = n.config.Clock.Now().UTC(), nil
-	if err := n.journal.write(p, r); err != nil {
+	if err := n.journal.commit(p); err != nil {
 		return err
 	}
 	e := &entry{record: r, asked: m}
@@ -284,9 +274,11 @@ func (n *Node) bygone(ctx context.Context, old *entry) {
 
 // stage brings up the volume, reads it, and returns a tree of it that is mounted nowhere.
 func (n *Node) stage(ctx context.Context, done *steps, driver Driver, p place, r *record, m mount.Mount) (*attach.Tree, error) {
-	dir, err := os.MkdirTemp(n.staging, p.key()+"-")
-	if err != nil {
-		return nil, fmt.Errorf("staging: %w", err)
+	dir := filepath.Join(n.staging, p.key()+"-"+strconv.FormatUint(rand.Uint64(), 36))
+	if _, ok := driver.(Sweeper); ok {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("staging: %w", err)
+		}
 	}
 	done.did(func(context.Context) error { return unstage(dir) })
 	src, err := driver.Mount(ctx, m, dir)
