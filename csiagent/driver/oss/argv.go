@@ -74,7 +74,7 @@ func (v *volume) argv(client, program, dir string) (l launch, err error) {
 	}
 	l.args = []string{program, source, dir, "-f"}
 	for _, o := range append(v.base(client), v.options...) {
-		l.args = append(l.args, "-o", o.String())
+		l.args = append(l.args, "-o", o.of(client).String())
 	}
 	switch {
 	case v.public:
@@ -126,18 +126,14 @@ func (v *volume) dialect(client string) (out []option) {
 	if !v.sets("use_path_request_style") && (err == nil || v.endpoint.Hostname() == "localhost") {
 		out = append(out, option{"use_path_request_style", ""})
 	}
-	region := "region"
-	if client == "s3fs" {
-		region = "endpoint"
-		if v.sigV2 {
-			out = append(out, option{"sigv2", ""})
-		}
+	if client == "s3fs" && v.sigV2 {
+		out = append(out, option{"sigv2", ""})
 	}
 	if v.sigV4 || client == "s3fs" && v.signable(client) {
 		out = append(out, option{"sigv4", ""})
 	}
 	if v.region != "" {
-		out = append(out, option{region, v.region})
+		out = append(out, option{"region", v.region})
 	}
 	return out
 }

@@ -15,6 +15,7 @@ var sayings = []struct {
 	kind  error
 	text  string
 }{
+	{[]string{"unknown option"}, mount.ErrInvalid, "the FUSE client of this machine does not know one of the options in otherOpts or mountOptions"},
 	{[]string{"bucket or key not found", "bucket not found", "nosuchbucket", "mountpath", "remote path"}, mount.ErrNotFound, "there is no such bucket or path"},
 	{
 		[]string{"invalid credentials", "signaturedoesnotmatch", "invalidaccesskeyid", "accessdenied", "access denied", "forbidden"},

@@ -42,16 +42,16 @@ var allowed = map[string]*regexp.Regexp{
 	"connect_timeout": decimal, "readwrite_timeout": decimal, "retries": decimal, "dbglevel": level,
 	"max_stat_cache_size": decimal, "stat_cache_expire": decimal, "enable_noobj_cache": flag, "notsup_compat_dir": flag,
 	"list_object_max_keys": decimal, "multireq_max": decimal, "parallel_count": decimal, "multipart_size": decimal,
-	"nomultipart": flag, "nocopyapi": flag, "norenameapi": flag, "noxattr": flag, "complement_stat": flag,
+	"nomultipart": flag, "nocopyapi": flag, "norenameapi": flag, "complement_stat": flag,
 	"enable_content_md5": flag, "ensure_diskfree": decimal, "max_dirty_data": decimal, "nodnscache": flag, "nosscache": flag,
 }
 
 // ours are options that are always as we set them: a volume may say them, and changes nothing.
 var ours = []string{"allow_other", "rw", "nosuid", "nodev", "relatime", "_netdev", "nofail"}
 
-// foreign are options of s3fs that ossfs does not know, or has under another name: it signs with version 1 unless told otherwise, remembers
-// what is missing unless told otherwise, and has no extended attributes unless told otherwise.
-var foreign = map[string]bool{"sigv2": true, "enable_noobj_cache": true, "noxattr": true}
+// foreign are options of s3fs that ossfs does not know: it signs with version 1 unless told otherwise, and remembers what is missing unless
+// told otherwise.
+var foreign = map[string]bool{"sigv2": true, "enable_noobj_cache": true}
 
 // knownTo refuses options that would end the client.
 func (v *volume) knownTo(client string) error {
@@ -61,6 +61,14 @@ func (v *volume) knownTo(client string) error {
 		}
 	}
 	return nil
+}
+
+// of is the option as the client calls it: what is a region to ossfs, and to later ones of its kind, is an endpoint to s3fs 1.90.
+func (o option) of(client string) option {
+	if client == "s3fs" && o.name == "region" {
+		o.name = "endpoint"
+	}
+	return o
 }
 
 // otherOpts reads `-o a,b=c -od`, the whole grammar there is: no quotes, no other flags.

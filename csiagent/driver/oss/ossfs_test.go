@@ -263,41 +263,9 @@ func TestALaterAgentGoesOnSigningForOssfs(t *testing.T) {
 	outlived(t, s, w, bareOSS, s.key(true), s.key(false))
 }
 
-// A client that does not know an option ends with a word about it that no volume's owner would understand.
 func TestOssfsTakesEveryOptionThatIsAllowed(t *testing.T) {
 	s, w := startOSS(t)
-	values := map[string]string{
-		"default_acl": "private", "storage_class": "Standard", "region": "cn-hangzhou", "endpoint": "cn-hangzhou", "umask": "022", "mp_umask": "022",
-		"dbglevel": "warn", "list_object_max_keys": "1000", "multipart_size": "10", "stat_cache_expire": "900", "max_stat_cache_size": "1000",
-		"ensure_diskfree": "0", "max_write": "131072", "max_dirty_data": "5120", "max_readahead": "131072", "retries": "5", "connect_timeout": "5",
-		"readwrite_timeout": "30", "multireq_max": "20",
-	}
-	for name, form := range allowed {
-		t.Run(name, func(t *testing.T) {
-			m := s.store.mount()
-			text := name
-			if form != flag {
-				text += "=1"
-				if v := values[name]; v != "" {
-					text = name + "=" + v
-				}
-			}
-			if name == "sigv4" {
-				text += ",region=cn-hangzhou"
-			}
-			m.Attributes["otherOpts"] = "-o " + text
-			src, err := w.Mount(t.Context(), m, w.dir)
-			if foreign[name] {
-				require.ErrorIs(t, err, mount.ErrInvalid)
-				require.ErrorContains(t, err, name)
-				return
-			}
-			require.NoError(t, err)
-			require.NoError(t, w.read(t, src))
-			require.NoError(t, src.Root.Close())
-			require.NoError(t, w.Unmount(soon(t, 10*time.Second), w.dir, src.Client))
-		})
-	}
+	w.takesEveryOption(t, s.store.mount, "ossfs", "cn-hangzhou")
 }
 
 // docs/backends.md says so.

@@ -46,6 +46,8 @@ func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
 		"mountOptions of the volume": {func(m *mount.Mount) { m.Options = []string{"noexec", "_netdev"} }, "s3fs", "data:/team /d " + base + owner + v4 + " -o noexec"},
 		"s3fs signs with v4":         {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "s3fs", "data:/team /d " + base + owner + " -o sigv4 -o endpoint=r-1"},
 		"ossfs signs with v4":        {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "ossfs", "data:/team /d " + base + owner + " -o sigv4 -o region=r-1"},
+		"a region for s3fs":          {with("otherOpts", "-o region=r-1"), "s3fs", "data:/team /d " + base + owner + v4 + " -o endpoint=r-1"},
+		"a region for ossfs":         {with("otherOpts", "-o region=r-1"), "ossfs", "data:/team /d " + base + owner + " -o region=r-1"},
 		"s3fs signs with v1":         {with("sigVersion", "v1"), "s3fs", "data:/team /d " + base + owner + " -o sigv2"},
 		"ossfs signs with v1 anyway": {with("sigVersion", "v1"), "ossfs", "data:/team /d " + base + owner},
 		"s3fs is signed for":         {token, "s3fs", "data:/team /d " + base + owner + v4},
@@ -164,6 +166,7 @@ func TestWhatIsWrongIsRefusedByNameWithoutSecrets(t *testing.T) {
 		"a debug log, which holds headers": {with("otherOpts", "-o dbglevel=debug"), "dbglevel"},
 		"a quote":                          {with("otherOpts", `-o "ro"`), "option"},
 		"an empty option":                  {with("otherOpts", "-o ro,,rw"), "option"},
+		"an option that no client takes":   {with("otherOpts", "-o noxattr"), "noxattr"},
 		"an option in mountOptions":        {func(m *mount.Mount) { m.Options = []string{"suid"} }, "suid"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -248,6 +251,7 @@ func TestTheEndOfAClientIsExplainedByWhatItWrote(t *testing.T) {
 		line + "bucket or key not found" + host:                 mount.ErrNotFound,
 		line + "unable to connect" + host:                       mount.ErrUnavailable,
 		line + "Bad Request" + host:                             mount.ErrInvalid,
+		"fuse: unknown option `region=a'":                       mount.ErrInvalid,
 		"[INF] forbidden\n" + line + "unable to connect" + host: mount.ErrUnavailable,
 	} {
 		require.ErrorIs(t, classify(said), want, said)
