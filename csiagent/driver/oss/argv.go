@@ -129,7 +129,7 @@ func (v *volume) dialect(client string) (out []option) {
 	if client == "s3fs" && v.sigV2 {
 		out = append(out, option{"sigv2", ""})
 	}
-	if v.sigV4 || client == "s3fs" && v.signable(client) {
+	if v.region != "" || client == "s3fs" && v.signable(client) {
 		out = append(out, option{"sigv4", ""})
 	}
 	if v.region != "" {
@@ -161,7 +161,7 @@ func (v *volume) ossfs2() (string, error) {
 	if v.prefix != "" {
 		lines = append(lines, option{"oss_bucket_prefix", strings.TrimPrefix(v.prefix, "/") + "/"})
 	}
-	if v.region != "" {
+	if v.region != "" { // without it ossfs 2 signs with version 1
 		lines = append(lines, option{"oss_region", v.region})
 	}
 	if v.readOnly {

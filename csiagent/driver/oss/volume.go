@@ -16,8 +16,7 @@ type volume struct {
 	endpoint *url.URL
 	fuseType string
 	sigV2    bool
-	sigV4    bool
-	region   string
+	region   string // of the bucket; with one, requests are signed with version 4
 	public   bool
 	readOnly bool
 	owner    mount.Owner
@@ -84,6 +83,9 @@ func parse(m mount.Mount) (volume, error) {
 		v.keys, err = keys(m.Secret)
 		return v, err
 	case "public":
+		if v.fuseType == "ossfs2" {
+			return v, invalid("the attribute authType: public is not one of fuseType ossfs2, which wants a key for every bucket; use ossfs")
+		}
 		v.public = true
 		return v, nil
 	}
@@ -141,17 +143,18 @@ func endpoint(text, bucket string) (*url.URL, error) {
 	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }
 
+// signature looks at how requests are to be signed: a region alone asks for version 4, to which it belongs.
 func (v *volume) signature(version string) error {
 	switch {
 	case v.region != "" && (len(v.region) > maxRegion || !regionName.MatchString(v.region)):
 		return invalid("the attribute region must be small letters, digits and -")
+	case version == "v1" && v.region != "":
+		return invalid("the attribute region is for signatures of version 4; leave out region, or sigVersion: v1")
 	case version == "v1":
 		v.sigV2 = true
 	case version == "v4" && v.region == "":
 		return invalid("the attribute sigVersion v4 needs the attribute region")
-	case version == "v4":
-		v.sigV4 = true
-	case version != "":
+	case version != "" && version != "v4":
 		return invalid("the attribute sigVersion must be v1 or v4")
 	}
 	return nil

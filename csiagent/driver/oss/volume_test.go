@@ -1,6 +1,9 @@
 package oss
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,6 +51,8 @@ func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
 		"ossfs signs with v4":        {func(m *mount.Mount) { with("sigVersion", "v4")(m); with("region", "r-1")(m) }, "ossfs", "data:/team /d " + base + owner + " -o sigv4 -o region=r-1"},
 		"a region for s3fs":          {with("otherOpts", "-o region=r-1"), "s3fs", "data:/team /d " + base + owner + v4 + " -o endpoint=r-1"},
 		"a region for ossfs":         {with("otherOpts", "-o region=r-1"), "ossfs", "data:/team /d " + base + owner + " -o region=r-1"},
+		"ossfs does for a region":    {with("region", "r-1"), "ossfs", "data:/team /d " + base + owner + " -o sigv4 -o region=r-1"},
+		"s3fs does anyway":           {with("region", "r-1"), "s3fs", "data:/team /d " + base + owner + " -o sigv4 -o endpoint=r-1"},
 		"s3fs signs with v1":         {with("sigVersion", "v1"), "s3fs", "data:/team /d " + base + owner + " -o sigv2"},
 		"ossfs signs with v1 anyway": {with("sigVersion", "v1"), "ossfs", "data:/team /d " + base + owner},
 		"s3fs is signed for":         {token, "s3fs", "data:/team /d " + base + owner + v4},
@@ -69,6 +74,28 @@ func TestTheCommandLineSaysWhatTheVolumeIsAndNothingSecret(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "/bin/"+c.client+" "+c.want, strings.Join(l.args, " "))
 			require.NotContains(t, strings.Join(append(l.args, l.environment()...), " "), "CANARY")
+		})
+	}
+}
+
+func TestOssfs2SignsWithVersion4WhereItIsToldARegion(t *testing.T) {
+	for name, c := range map[string]struct {
+		attributes map[string]string
+		want       bool
+	}{
+		"told nothing":              {nil, false},
+		"told version 1":            {map[string]string{"sigVersion": "v1"}, false},
+		"told a region":             {map[string]string{"region": "r-1"}, true},
+		"told version 4 and region": {map[string]string{"region": "r-1", "sigVersion": "v4"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := example()
+			maps.Copy(m.Attributes, c.attributes)
+			v, err := parse(m)
+			require.NoError(t, err)
+			l, err := v.argv("ossfs2", "ossfs2", "/d")
+			require.NoError(t, err)
+			require.Equal(t, c.want, strings.Contains(l.file, "--oss_region=r-1\n"))
 		})
 	}
 }
@@ -140,6 +167,8 @@ func TestWhatIsWrongIsRefusedByNameWithoutSecrets(t *testing.T) {
 		"half a role":                      {func(m *mount.Mount) { m.Secret = nil; with("authType", "rrsa")(m); with("roleArn", "r")(m) }, "oidcProviderArn"},
 		"an unknown signature":             {with("sigVersion", "v3"), "sigVersion"},
 		"v4 without a region":              {with("sigVersion", "v4"), "region"},
+		"v1 with a region":                 {func(m *mount.Mount) { with("sigVersion", "v1")(m); with("region", "r-1")(m) }, "region"},
+		"a bucket without a key, ossfs2":   {func(m *mount.Mount) { with("authType", "public")(m); with("fuseType", "ossfs2")(m) }, "ossfs2"},
 		"a region with an option":          {with("region", "a,b"), "region"},
 		"no secret":                        {secret(nil), "akId"},
 		"half a secret":                    {secret(mount.Secret{"akId": "AKCANARY"}), "akSecret"},
@@ -201,22 +230,87 @@ func TestEachAttributeOfTheVendorIsHonouredOrRefusedByName(t *testing.T) {
 	}
 }
 
-// An attribute that is let through and changes nothing would be ignored.
-func TestEachAttributeThatIsHonouredHasAnEffect(t *testing.T) {
-	values := map[string]string{
-		"bucket": "other", "url": "https://other.example.com", "path": "/other", "otheropts": "-o retries=2", "fusetype": "s3fs", "authtype": "public",
-		"sigversion": "v1", "region": "r-1", "encrypted": "aes256", "kmskeyid": "k", "rolearn": "r", "oidcproviderarn": "p",
+// given is all that a client and those who act for it get to know of a volume.
+type given struct {
+	launch
+	origin
+	Role
+}
+
+// An attribute that is let through and changes nothing that its client is given would be ignored.
+func TestEachAttributeThatIsHonouredHasAnEffectOnEachClient(t *testing.T) {
+	bin := t.TempDir()
+	for client := range instead {
+		require.NoError(t, os.WriteFile(filepath.Join(bin, client), nil, 0o700)) //nolint:gosec // a program
 	}
-	before, err := parse(example())
-	require.NoError(t, err)
-	for name := range honoured {
-		require.Contains(t, values, name)
+	type values = map[string]string
+	role := values{"authtype": "rrsa", "rolearn": "r", "oidcproviderarn": "p"}
+	region, v4, kms := values{"region": "r-1"}, values{"region": "r-1", "sigversion": "v4"}, values{"encrypted": "kms", "kmskeyid": "k"}
+	cases := []struct {
+		name, value string
+		beside      values
+		refusal     string // its word for the attribute, by clients that refuse it; the attribute's name when empty
+	}{
+		{"bucket", "other", nil, ""},
+		{"url", "https://other.example.com", nil, ""},
+		{"url", "http://s3.example.com", nil, ""},
+		{"path", "/other", nil, ""},
+		{"otheropts", "-o umask=077", nil, ""},
+		{"otheropts", "-o retries=2", nil, `"retries"`},
+		{"otheropts", "-o ro", nil, ""},
+		{"fusetype", "s3fs", nil, ""},
+		{"fusetype", "ossfs", nil, ""},
+		{"fusetype", "ossfs2", nil, ""},
+		{"authtype", "public", nil, ""},
+		{"authtype", "rrsa", values{"rolearn": "r", "oidcproviderarn": "p"}, ""},
+		{"sigversion", "v1", region, ""},
+		{"sigversion", "v4", nil, ""},
+		{"region", "r-1", nil, ""},
+		{"region", "r-1", values{"sigversion": "v1"}, ""},
+		{"region", "r-2", v4, ""},
+		{"encrypted", "aes256", nil, ""},
+		{"encrypted", "aes256", kms, ""},
+		{"kmskeyid", "k", nil, ""},
+		{"kmskeyid", "other", kms, "encrypted"},
+		{"rolearn", "other", role, ""},
+		{"oidcproviderarn", "other", role, ""},
+		{"rolearn", "r", nil, ""},
+		{"oidcproviderarn", "p", nil, ""},
+	}
+	d := New(Config{Path: []string{bin}})
+	give := func(client string, attributes ...values) (given, error) {
 		m := example()
-		with(name, values[name])(&m)
-		after, err := parse(m)
-		if err == nil {
-			require.NotEqual(t, before, after, name)
+		m.Attributes["fusetype"] = client
+		for _, list := range attributes {
+			maps.Copy(m.Attributes, list)
 		}
+		if m.Attributes["authtype"] == "rrsa" {
+			m.Secret = nil
+		}
+		v, l, err := d.command(m, "/d")
+		if err != nil {
+			return given{}, err
+		}
+		return given{l, originOf(&v), v.role}, nil
+	}
+	for client := range instead {
+		unseen := maps.Clone(honoured)
+		for _, c := range cases {
+			delete(unseen, c.name)
+			t.Run(fmt.Sprint(client, " ", c.name, " ", c.value, " beside ", c.beside), func(t *testing.T) {
+				before, _ := give(client, c.beside)
+				after, err := give(client, c.beside, values{c.name: c.value})
+				switch {
+				case err != nil:
+					require.ErrorIs(t, err, mount.ErrInvalid)
+					require.Contains(t, strings.ToLower(err.Error()), cmp.Or(c.refusal, c.name))
+				case c.name == "fusetype" && c.value == client:
+				default:
+					require.NotEqual(t, before, after)
+				}
+			})
+		}
+		require.Empty(t, unseen, "attributes that no case is about")
 	}
 }
 
