@@ -32,7 +32,7 @@ func bench(ctx context.Context, cfg config) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeWorld(ctx, w)) }()
 	fmt.Println(figures.Machine())
-	if err := stocked(ctx, w, 100); err != nil {
+	if err := w.Stocked(ctx, 100); err != nil {
 		return err
 	}
 	if err := idle(w); err != nil {
@@ -48,7 +48,7 @@ func bench(ctx context.Context, cfg config) (err error) {
 		{"warm create, one host-path volume", `,"volumeMounts":[{"name":"shared","path":"/data"}]`},
 		{"warm create, one S3 volume", `,"volumeMounts":[{"name":"oss-pv-sandbox-system","path":"/data"}]`},
 	} {
-		if err := stocked(ctx, w, 100); err != nil {
+		if err := w.Stocked(ctx, 100); err != nil {
 			return err
 		}
 		took, err := each(ctx, cfg.n, func() (time.Duration, error) { return timedCreate(ctx, w, c.mounts, false) })
@@ -121,25 +121,6 @@ func parallel(ctx context.Context, w *world.World, n int) error {
 		}
 	}
 	return nil
-}
-
-// stocked waits until so many unclaimed sandboxes run: every one has an envd of its own.
-func stocked(ctx context.Context, w *world.World, n int) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		pids, err := w.Processes("envd")
-		if err != nil || len(pids) >= n {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the pool has %d of %d sandboxes: %w", len(pids), n, ctx.Err())
-		case <-tick.C:
-		}
-	}
 }
 
 // idle says what the idle pool costs.

@@ -35,6 +35,7 @@ var rows = []struct {
 	{"attach", attachment},
 	{"ready", readiness},
 	{"six", parallel},
+	{"create", creates},
 	{"heal", recovery},
 	{"throughput", throughput},
 	{"memory", memory},
