@@ -16,8 +16,7 @@ import (
 // passes by a mark on its sockets, which takes CAP_NET_ADMIN or CAP_NET_RAW to set; a sandbox with either can leave the fence.
 type Fence struct {
 	mu    sync.Mutex
-	level uint32 // of the cgroup that sockets are told apart by
-	ports []uint16
+	ports []uint16 // that this process has covered
 }
 
 // mark is what a socket of this process carries.
@@ -27,41 +26,34 @@ const mark = 0x5a6e6173
 var usual = []uint16{111, defaultPort, 20048}
 
 // Raise sets up the fence in this process's network namespace, which takes CAP_NET_ADMIN, and tries it: no fence is better than one
-// that lets through. It stays when this process ends; raising it again replaces it.
+// that lets through. It stays when this process ends, and with it every port that was covered: volumes that are behind it stay as well.
 func Raise() (*Fence, error) {
-	var tried []error
-	// Before Linux 6.12 levels count from the root, since then from the root of the cgroup namespace of who sets them up.
-	for _, level := range []uint32{0, 1} {
-		f := &Fence{level: level}
-		err := f.cover(usual...)
-		if err == nil {
-			err = holds()
-		}
-		if err == nil {
-			return f, nil
-		}
-		tried = append(tried, err)
+	f := &Fence{}
+	err := f.cover(usual...)
+	if err == nil {
+		err = holds()
 	}
-	return nil, fmt.Errorf("fence NFS: %w", errors.Join(append(tried, dropTable())...))
+	if errors.Is(err, errPasses) { // else what an earlier process has raised stands
+		err = errors.Join(err, dropTable())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fence NFS: %w", err)
+	}
+	return f, nil
 }
 
 // cover takes in further ports.
 func (f *Fence) cover(ports ...uint16) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	all := slices.Clone(f.ports)
-	for _, p := range ports {
-		if !slices.Contains(all, p) {
-			all = append(all, p)
-		}
-	}
-	if len(all) == len(f.ports) {
+	fresh := slices.DeleteFunc(slices.Clone(ports), func(p uint16) bool { return slices.Contains(f.ports, p) })
+	if len(fresh) == 0 {
 		return nil
 	}
-	if err := replaceTable(f.level, all); err != nil {
+	if err := addToTable(fresh); err != nil {
 		return err
 	}
-	f.ports = all
+	f.ports = append(f.ports, fresh...)
 	return nil
 }
 
@@ -73,20 +65,16 @@ func holds() error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	err = unix.Sendto(fd, []byte{0}, 0, &unix.SockaddrInet4{Port: defaultPort, Addr: [4]byte(net.IPv4(127, 0, 0, 1).To4())})
-	if !errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("a process passes: this kernel does not tell sockets apart by their cgroup (sent: %w)", errOr(err))
+	switch {
+	case errors.Is(err, unix.EPERM):
+		return nil
+	case err != nil:
+		return fmt.Errorf("try it: %w", err)
 	}
-	return nil
+	return errPasses
 }
 
-var errSent = errors.New("no error")
-
-func errOr(err error) error {
-	if err == nil {
-		return errSent
-	}
-	return err
-}
+var errPasses = errors.New("a process passes: this kernel does not tell sockets apart by their cgroup")
 
 // pass lets a socket of this process through the fence.
 func pass(c syscall.RawConn) error {

@@ -2,6 +2,7 @@ package nas
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,21 +15,57 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fenced raises a fence where it is, twice, and says what passes.
+// fenced raises a fence where it is, as processes do that follow each other, and says what passes.
 func fenced() int {
 	lo, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput()
 	fmt.Printf("lo %s %v\n", lo, err)
 	fmt.Println("before", reach("127.0.0.1:2049"))
-	for range 2 {
-		if _, err := Raise(); err != nil {
-			fmt.Println("no fence:", err)
-			return 1
-		}
+	f, err := Raise()
+	if err != nil {
+		fmt.Println("no fence:", err)
+		return 1
 	}
-	for _, to := range []string{"127.0.0.1:2049", "[::1]:2049", "127.0.0.1:111", "127.0.0.1:20048", "127.0.0.1:2050"} {
+	err = f.cover(12049, 12049)
+	passed := besiege(func() {
+		for range 50 {
+			_, again := Raise()
+			err = errors.Join(err, again)
+		}
+	})
+	fmt.Println("raised again", err, "passed meanwhile", passed)
+	for _, to := range []string{"127.0.0.1:2049", "[::1]:2049", "127.0.0.1:111", "127.0.0.1:20048", "127.0.0.1:12049", "127.0.0.1:2050"} {
 		fmt.Println(to, reach(to))
 	}
 	return 0
+}
+
+// besiege sends to a usual and to an unusual port while f runs, and counts what passes.
+func besiege(f func()) (passed int) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for _, to := range []string{"127.0.0.1:2049", "127.0.0.1:12049"} {
+				u, err := net.Dial("udp", to)
+				if err != nil {
+					continue
+				}
+				if _, err := u.Write([]byte("x")); !errors.Is(err, unix.EPERM) {
+					passed++
+				}
+				_ = u.Close()
+			}
+		}
+	}()
+	f()
+	close(stop)
+	<-ended
+	return passed
 }
 
 // reach says whether a server at an address of this machine can be spoken to, over TCP and UDP.
@@ -58,19 +95,24 @@ func TestTheFenceKeepsProcessesFromNFSServersAndFromNothingElse(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it makes a network namespace")
 	}
-	cmd := exec.Command("/proc/self/exe", "fenced")
-	cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, UseCgroupFD: true, CgroupFD: group(t)}
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	err := cmd.Run()
-	if bytes.Contains(said.Bytes(), []byte("no fence")) {
-		t.Skip(said.String())
-	}
-	require.NoError(t, err, said.String())
-	for _, line := range []string{
-		"before tcp udp", "127.0.0.1:2049 -", "[::1]:2049 -", "127.0.0.1:111 -", "127.0.0.1:20048 -", "127.0.0.1:2050 tcp udp",
-	} {
-		require.Contains(t, said.String(), line+"\n")
+	for name, own := range map[string]uintptr{"in the tree's cgroup namespace": 0, "in one of its own": unix.CLONE_NEWCGROUP} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe", "fenced")
+			cmd.SysProcAttr = &unix.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Unshareflags: own, UseCgroupFD: true, CgroupFD: group(t)}
+			var said bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &said, &said
+			err := cmd.Run()
+			if bytes.Contains(said.Bytes(), []byte("no fence")) {
+				t.Skip(said.String())
+			}
+			require.NoError(t, err, said.String())
+			for _, line := range []string{
+				"before tcp udp", "raised again <nil> passed meanwhile 0", "127.0.0.1:2049 -", "[::1]:2049 -", "127.0.0.1:111 -", "127.0.0.1:20048 -",
+				"127.0.0.1:12049 -", "127.0.0.1:2050 tcp udp",
+			} {
+				require.Contains(t, said.String(), line+"\n")
+			}
+		})
 	}
 }
 

@@ -8,8 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// table is the one that is ours in the network namespace.
-const table = "sandgate_nas"
+// table is the one that is ours in the network namespace, with a chain of rules and a set of ports.
+const (
+	table   = "sandgate_nas"
+	chain   = "out"
+	portSet = "ports"
+)
 
 // What x/sys has no names for, from linux/netfilter/nf_tables.h.
 const (
@@ -23,49 +27,74 @@ const (
 	hookOutput       = 3 // NF_INET_LOCAL_OUT
 	rootCgroup       = 1 // the ID of the root of the cgroup tree
 	sizeofNfgenmsg   = 4
+	inetService      = 13 // what nft calls the type of ports
 )
 
-// replaceTable replaces our table by one that drops what processes send to ports, in one transaction: there is no moment without.
+// addToTable has our table drop what processes send to ports, besides what it drops already, whoever has set it up. It is one
+// transaction: there is no moment in which the table drops less.
 //
 //	table inet sandgate_nas {
+//	  set ports { type inet_service; elements = { PORT, ... } }
 //	  chain out { type filter hook output priority 0;
-//	    meta l4proto tcp th dport PORT meta mark != MARK socket cgroupv2 level LEVEL != ROOT drop   (for each port, tcp and udp)
+//	    meta l4proto tcp th dport @ports meta mark != MARK socket cgroupv2 level LEVEL != ROOT drop   (and udp, for each level)
 //	  }
 //	}
 //
 // A socket without a cgroup at LEVEL does not match: that is the kernel's.
-func replaceTable(level uint32, ports []uint16) error {
+func addToTable(ports []uint16) error {
 	b := begin()
-	b.removeTable()
 	b.nft(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, text(unix.NFTA_TABLE_NAME, table))
+	b.nft(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, join(
+		text(unix.NFTA_SET_TABLE, table), text(unix.NFTA_SET_NAME, portSet), big32(unix.NFTA_SET_ID, 1),
+		big32(unix.NFTA_SET_KEY_TYPE, inetService), big32(unix.NFTA_SET_KEY_LEN, 2),
+	))
+	b.nft(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, join(
+		text(unix.NFTA_SET_ELEM_LIST_TABLE, table), text(unix.NFTA_SET_ELEM_LIST_SET, portSet), nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, elements(ports)...),
+	))
 	b.nft(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, join(
-		text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, "out"), text(unix.NFTA_CHAIN_TYPE, "filter"),
+		text(unix.NFTA_CHAIN_TABLE, table), text(unix.NFTA_CHAIN_NAME, chain), text(unix.NFTA_CHAIN_TYPE, "filter"),
 		nest(unix.NFTA_CHAIN_HOOK, big32(unix.NFTA_HOOK_HOOKNUM, hookOutput), big32(unix.NFTA_HOOK_PRIORITY, 0)),
 	))
-	for _, port := range ports {
+	b.nft(unix.NFT_MSG_DELRULE, 0, join(text(unix.NFTA_RULE_TABLE, table), text(unix.NFTA_RULE_CHAIN, chain))) // all of them
+	for _, level := range levels {
 		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
 			b.nft(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, join(
-				text(unix.NFTA_RULE_TABLE, table), text(unix.NFTA_RULE_CHAIN, "out"), nest(unix.NFTA_RULE_EXPRESSIONS, rule(level, proto, port)...),
+				text(unix.NFTA_RULE_TABLE, table), text(unix.NFTA_RULE_CHAIN, chain), nest(unix.NFTA_RULE_EXPRESSIONS, rule(level, proto)...),
 			))
 		}
 	}
 	return b.commit()
 }
 
-// dropTable removes our table.
+// levels are those of the cgroup tree at which processes are told from the kernel. Before Linux 6.12 they count from the root, where all
+// are alike, and since then from the root of the cgroup namespace of who sets them up, which need not be that of the tree. Both hold
+// everywhere, since the kernel's sockets are at no level but the root's.
+var levels = []uint32{0, 1}
+
+func elements(ports []uint16) (out [][]byte) {
+	for _, p := range ports {
+		key := attribute(unix.NFTA_DATA_VALUE, binary.BigEndian.AppendUint16(nil, p))
+		out = append(out, nest(unix.NFTA_LIST_ELEM, nest(unix.NFTA_SET_ELEM_KEY, key)))
+	}
+	return out
+}
+
+// dropTable removes our table, which it makes first, so that there is one to remove.
 func dropTable() error {
 	b := begin()
-	b.removeTable()
+	name := text(unix.NFTA_TABLE_NAME, table)
+	b.nft(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, name)
+	b.nft(unix.NFT_MSG_DELTABLE, 0, name)
 	return b.commit()
 }
 
-func rule(level uint32, proto byte, port uint16) [][]byte {
+func rule(level uint32, proto byte) [][]byte {
 	return [][]byte{
 		expression("meta", big32(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO), big32(unix.NFTA_META_DREG, unix.NFT_REG_1)),
 		compare(unix.NFT_CMP_EQ, []byte{proto}),
 		expression("payload", big32(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1), big32(unix.NFTA_PAYLOAD_BASE, inputIsTransport),
 			big32(unix.NFTA_PAYLOAD_OFFSET, 2), big32(unix.NFTA_PAYLOAD_LEN, 2)),
-		compare(unix.NFT_CMP_EQ, binary.BigEndian.AppendUint16(nil, port)),
+		expression("lookup", text(unix.NFTA_LOOKUP_SET, portSet), big32(unix.NFTA_LOOKUP_SREG, unix.NFT_REG_1)),
 		expression("meta", big32(unix.NFTA_META_KEY, unix.NFT_META_MARK), big32(unix.NFTA_META_DREG, unix.NFT_REG_1)),
 		compare(unix.NFT_CMP_NEQ, binary.NativeEndian.AppendUint32(nil, mark)),
 		expression(exprSocket, big32(socketKey, socketCgroupV2), big32(socketDreg, unix.NFT_REG_1), big32(socketLevel, level)),
@@ -130,13 +159,6 @@ func begin() *batch {
 func (b *batch) commit() error {
 	b.add(unix.NFNL_MSG_BATCH_END, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, nil)
 	return b.send()
-}
-
-// removeTable makes the table first, so that there is one to remove.
-func (b *batch) removeTable() {
-	name := text(unix.NFTA_TABLE_NAME, table)
-	b.nft(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, name)
-	b.nft(unix.NFT_MSG_DELTABLE, 0, name)
 }
 
 func (b *batch) nft(kind, flags uint16, attrs []byte) {
