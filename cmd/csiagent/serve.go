@@ -112,7 +112,7 @@ func newNode(cfg config, boxes *containers, foreign *plugin, log *slog.Logger) (
 		return nil, err
 	}
 	nfs := network(cfg, log)
-	pool, err := hostpath.NewPool(mount.PoolDir, nfs.Fenced)
+	pool, err := hostpath.NewPool(mount.PoolDir, nfs.FenceMounted)
 	if err != nil {
 		return nil, err
 	}

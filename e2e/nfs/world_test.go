@@ -85,7 +85,7 @@ func newWorld(t *testing.T, fence *nas.Fence, changes ...func(*nas.Config)) *wor
 	}
 	nfs := nas.New(cfg)
 	require.NoError(t, os.MkdirAll(mount.PoolDir, 0o755))
-	pool, err := hostpath.NewPool(mount.PoolDir, nfs.Fenced)
+	pool, err := hostpath.NewPool(mount.PoolDir, nfs.FenceMounted)
 	require.NoError(t, err)
 	w.Node, err = node.New(node.Config{
 		Dir: t.TempDir(),

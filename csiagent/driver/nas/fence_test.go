@@ -25,7 +25,8 @@ func fenced() int {
 		fmt.Println("no fence:", err)
 		return 1
 	}
-	err = f.cover(12049, 12049)
+	kubelets := "rw,vers=3,rsize=1048576,hard,proto=tcp,port=13049,timeo=600,sec=sys,mountaddr=10.0.0.7,mountvers=3,mountport=13048,addr=10.0.0.7"
+	err = errors.Join(f.cover(12049, 12049), New(Config{Fence: f}).FenceMounted(example(), kubelets))
 	passed := besiege(func() {
 		for range 50 {
 			_, again := Raise()
@@ -33,7 +34,9 @@ func fenced() int {
 		}
 	})
 	fmt.Println("raised again", err, "passed meanwhile", passed)
-	for _, to := range []string{"127.0.0.1:2049", "[::1]:2049", "127.0.0.1:111", "127.0.0.1:20048", "127.0.0.1:12049", "127.0.0.1:2050"} {
+	for _, to := range []string{
+		"127.0.0.1:2049", "[::1]:2049", "127.0.0.1:111", "127.0.0.1:20048", "127.0.0.1:12049", "127.0.0.1:13049", "127.0.0.1:13048", "127.0.0.1:2050",
+	} {
 		fmt.Println(to, reach(to))
 	}
 	return 0
@@ -108,7 +111,7 @@ func TestTheFenceKeepsProcessesFromNFSServersAndFromNothingElse(t *testing.T) {
 			require.NoError(t, err, said.String())
 			for _, line := range []string{
 				"before tcp udp", "raised again <nil> passed meanwhile 0", "127.0.0.1:2049 -", "[::1]:2049 -", "127.0.0.1:111 -", "127.0.0.1:20048 -",
-				"127.0.0.1:12049 -", "127.0.0.1:2050 tcp udp",
+				"127.0.0.1:12049 -", "127.0.0.1:13049 -", "127.0.0.1:13048 -", "127.0.0.1:2050 tcp udp",
 			} {
 				require.Contains(t, said.String(), line+"\n")
 			}

@@ -15,6 +15,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -79,6 +81,27 @@ func (d *Driver) Fenced(m mount.Mount) error {
 	}
 	return fmt.Errorf("%w: its owner restricts this NFS volume (read-only or a forced sub path), and nothing here keeps the sandbox from "+
 		"asking the server itself; an administrator can have the agent fence NFS, or allow such volumes without a fence", mount.ErrDenied)
+}
+
+// FenceMounted refuses what Fenced refuses, of an export that somebody else has mounted, and takes its server's ports into the fence: the
+// options of its file system name those that are unusual.
+func (d *Driver) FenceMounted(m mount.Mount, options string) error {
+	if err := d.Fenced(m); err != nil || d.config.Fence == nil {
+		return err
+	}
+	var ports []uint16
+	for word := range strings.SplitSeq(options, ",") {
+		name, value, _ := strings.Cut(word, "=")
+		if name != "port" && name != "mountport" {
+			continue
+		}
+		n, err := strconv.ParseUint(value, 10, 16)
+		if err != nil {
+			return fmt.Errorf("fence NFS: the mount table's option %s: %w", name, err)
+		}
+		ports = append(ports, uint16(n))
+	}
+	return d.config.Fence.cover(ports...)
 }
 
 // Mount mounts the export in a process of its own and takes the mount from it; nothing happens in dir.

@@ -180,6 +180,9 @@ func TestAVolumeThatItsOwnerRestrictsNeedsAFence(t *testing.T) {
 	require.ErrorIs(t, err, mount.ErrDenied, "before anybody is asked")
 	require.NoError(t, New(Config{Unfenced: true}).Check(m))
 	require.NoError(t, New(Config{Fence: &Fence{}}).Check(m))
+	require.ErrorIs(t, New(Config{}).FenceMounted(m, "rw"), mount.ErrDenied, "whoever has mounted it")
+	require.NoError(t, New(Config{Unfenced: true}).FenceMounted(m, "rw"))
+	require.ErrorContains(t, New(Config{Fence: &Fence{}}).FenceMounted(m, "rw,port=x"), "option port", "what cannot be fenced is refused")
 	require.NoError(t, Check(m, mount.Guard{}), "whoever is not on the machine cannot know")
 	m.Enforced, m.ReadOnly, m.SubPath = false, true, "a"
 	require.NoError(t, New(Config{}).Check(m), "what the caller asks for is his own matter")
