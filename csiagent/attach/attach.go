@@ -21,6 +21,8 @@ var (
 	ErrUnsafe = errors.New("unsafe path")
 	// ErrNotFound: a directory does not exist and may not be made, or the mount is not there any more.
 	ErrNotFound = errors.New("not found")
+	// ErrNoClone: the mount is bound not to be cloned, or no mount any more.
+	ErrNoClone = errors.New("cannot be cloned")
 	// ErrReadOnly: a directory is missing and the file system that should hold it refuses writes.
 	ErrReadOnly = errors.New("read-only file system")
 	// ErrGone: the container whose namespace this was is gone.

@@ -4,6 +4,7 @@ package attach
 
 import (
 	"errors"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,7 +15,7 @@ var openTree = func(dir int) (int, error) {
 }
 
 // clone is openTree for all kernels. Those before 6.15 clone only what the thread's own namespace has, and answer EINVAL to a
-// detached mount. root is its root directory.
+// detached mount. root is its root directory, and may be that of another clone afterwards, which serves as well.
 func clone(root, dir int) (int, error) {
 	fd, err := openTree(dir)
 	if !errors.Is(err, unix.EINVAL) {
@@ -29,14 +30,13 @@ func clone(root, dir int) (int, error) {
 		fd, err := cloneMoved(root, dir)
 		done <- answer{fd, err}
 	})
-	if there := <-done; there.err == nil {
-		return there.fd, nil
-	}
-	return -1, err
+	there := <-done
+	return there.fd, there.err
 }
 
 // cloneMoved gives its thread a mount namespace of its own, puts the mount there, on top of "/", and clones it: no other mount
-// table ever shows it. With the thread the mount is gone from everywhere, and cannot be cloned again; its clone stays.
+// table ever shows it. With the thread the mount is gone from everywhere, and cannot be cloned again; its clones stay. One of them
+// takes its place.
 func cloneMoved(root, dir int) (int, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return -1, err
@@ -45,7 +45,23 @@ func cloneMoved(root, dir int) (int, error) {
 		return -1, err
 	}
 	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			err = fmt.Errorf("%w: %w", ErrNoClone, err)
+		}
 		return -1, err
 	}
+	if err := renew(root); err != nil {
+		return -1, fmt.Errorf("%w any more: %w", ErrNoClone, err)
+	}
 	return openTree(dir)
+}
+
+// renew makes root, the root directory of a mount, that of a clone of it.
+func renew(root int) error {
+	fd, err := openTree(root)
+	if err != nil {
+		return err
+	}
+	defer closeFD(fd)
+	return unix.Dup3(fd, root, unix.O_CLOEXEC)
 }

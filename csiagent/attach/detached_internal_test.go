@@ -105,6 +105,40 @@ func TestAKernelThatClonesOnlyWhatIsMounted(t *testing.T) {
 	}
 }
 
+func TestAKernelThatClonesOnlyWhatIsMountedClonesItAgainAndAgain(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes and moves mounts")
+	}
+	beforeDetachedClones(t)
+	v := detached(t)
+	require.NoError(t, os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/mine", v.Fd()), nil, 0o644))
+	for range 3 {
+		tree, err := Clone(v, CloneOptions{ReadOnly: true})
+		require.NoError(t, err)
+		require.Equal(t, "mine", listing(t, fmt.Sprintf("/proc/self/fd/%d", tree.f.Fd())))
+		again, err := Clone(tree.Root(), CloneOptions{})
+		require.NoError(t, err)
+		require.NoError(t, tree.Close())
+		require.Equal(t, "mine", listing(t, fmt.Sprintf("/proc/self/fd/%d", again.f.Fd())))
+		require.NoError(t, again.Close())
+	}
+	old, full := openTree, false
+	openTree = func(dir int) (int, error) {
+		fd, err := old(dir)
+		if err == nil && full {
+			closeFD(fd)
+			return -1, unix.ENOSPC
+		}
+		return fd, err
+	}
+	full = true
+	_, err := Clone(v, CloneOptions{})
+	require.ErrorIs(t, err, ErrNoClone, "it could not be saved")
+	full = false
+	_, err = Clone(v, CloneOptions{})
+	require.ErrorIs(t, err, ErrNoClone, "and is known to be gone")
+}
+
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -32,7 +32,8 @@ type Tree struct {
 }
 
 // Clone makes a tree of the volume that root is the root directory of: a mount in this process's mount namespace, or a detached
-// one, which kernels before 6.15 clone only once. Set-user-ID programs and device nodes never work in it, nothing propagates to
+// one, in whose place root then may have a clone. Nobody else is to use or close root meanwhile. ErrNoClone says that there is no
+// more to be had of root. Set-user-ID programs and device nodes never work in it, nothing propagates to
 // or from it, and mounts below root are not part of it. The volume answers for the time it takes: probe it first.
 func Clone(root *os.File, o CloneOptions) (*Tree, error) {
 	defer runtime.KeepAlive(root)

@@ -52,11 +52,8 @@ func (n *Node) share(ctx context.Context, done *steps, driver Driver, p place, r
 
 // another is one more mount of an ephemeral volume that is there, nil when nobody has one.
 func (n *Node) another(ctx context.Context, m mount.Mount) (*attach.Tree, error) {
-	n.mu.Lock()
-	held := n.held[m.VolumeHandle]
-	n.mu.Unlock()
-	if held != nil {
-		return attach.Clone(held.Root(), attach.CloneOptions{ReadOnly: m.ReadOnly})
+	if tree, err := n.ours(ctx, m); tree != nil || err != nil {
+		return tree, err
 	}
 	for _, e := range n.entries() {
 		if !e.of(m.VolumeHandle) {
@@ -77,6 +74,38 @@ func (n *Node) another(ctx context.Context, m mount.Mount) (*attach.Tree, error)
 	return nil, nil
 }
 
+// ours is one more mount of what this Node holds of an ephemeral volume, nil when that is nothing.
+func (n *Node) ours(ctx context.Context, m mount.Mount) (*attach.Tree, error) {
+	n.mu.Lock()
+	held := n.held[m.VolumeHandle]
+	delete(n.held, m.VolumeHandle) // nobody else is to use or close it meanwhile
+	n.mu.Unlock()
+	if held == nil {
+		return nil, nil
+	}
+	tree, err := attach.Clone(held.Root(), attach.CloneOptions{ReadOnly: m.ReadOnly})
+	if errors.Is(err, attach.ErrNoClone) {
+		n.config.Logger.WarnContext(ctx, "ephemeral volume is not held any more", "mount", m.ID, "error", err)
+		return nil, held.Close()
+	}
+	n.have(m.VolumeHandle, held)
+	return tree, err
+}
+
+// have makes the tree what this Node holds of an ephemeral volume.
+func (n *Node) have(handle string, tree *attach.Tree) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed { // it would be held for ever
+		_ = tree.Close()
+		return
+	}
+	if held := n.held[handle]; held != nil {
+		_ = held.Close()
+	}
+	n.held[handle] = tree
+}
+
 // keepHeld is hold for an agent that has started again. Somebody who works on the volume holds it himself.
 func (n *Node) keepHeld(ctx context.Context, t Target, e *entry) {
 	n.mu.Lock()
@@ -95,24 +124,14 @@ func (n *Node) keepHeld(ctx context.Context, t Target, e *entry) {
 	}
 }
 
-// hold takes a mount of e's volume, which was just seen in t, for this Node, in the place of one that it may have: kernels before 6.15 clone
-// one that is nowhere only once. The volume's lock is held.
+// hold takes a mount of e's volume, which was just seen in t, for this Node, in the place of one that it may have. The volume's lock is held.
 func (n *Node) hold(ctx context.Context, t Target, e *entry) {
 	tree, err := t.Clone(ctx, e.Spec.Target, e.MountID, false)
 	if err != nil {
 		n.config.Logger.WarnContext(ctx, "ephemeral volume lives in its containers only", "mount", e.Spec.ID, "error", err)
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed { // it would be held for ever
-		_ = tree.Close()
-		return
-	}
-	if have := n.held[e.VolumeHandle]; have != nil {
-		_ = have.Close()
-	}
-	n.held[e.VolumeHandle] = tree
+	n.have(e.VolumeHandle, tree)
 }
 
 // drop lets go of an ephemeral volume that has no mount any more.

@@ -5,10 +5,15 @@ package node_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	_ "unsafe" // for a step inside of attach
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -193,6 +198,86 @@ func TestAnEphemeralVolumeThatIsLostIsNotQuietlyReplaced(t *testing.T) {
 	require.NoFileExists(t, p.file("reader", "heartbeat"))
 	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("2"), 0o644))
 	require.Equal(t, "2", p.read("reader", "heartbeat"))
+}
+
+//go:linkname openTree github.com/sandgate-dev/sandgate/csiagent/attach.openTree
+var openTree func(dir int) (int, error)
+
+// beforeDetachedClones makes openTree answer as kernels before 6.15 do: EINVAL, unless the calling thread's mount namespace has the mount;
+// and with what full says where that is no error.
+func beforeDetachedClones(t *testing.T, full func() error) {
+	proc, err := unix.Open("/proc", unix.O_PATH|unix.O_CLOEXEC, 0) // a container has another one
+	require.NoError(t, err)
+	today := openTree
+	t.Cleanup(func() { openTree = today; _ = unix.Close(proc) })
+	openTree = func(dir int) (int, error) {
+		var st unix.Statx_t
+		if err := unix.Statx(dir, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+			return -1, err
+		}
+		fd, err := unix.Openat(proc, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, err
+		}
+		table := os.NewFile(uintptr(fd), "mountinfo")
+		defer func() { _ = table.Close() }()
+		lines, err := io.ReadAll(table)
+		if err != nil {
+			return -1, err
+		}
+		if !strings.Contains("\n"+string(lines), fmt.Sprintf("\n%d ", st.Mnt_id)) {
+			return -1, unix.EINVAL
+		}
+		if err := full(); err != nil {
+			return -1, err
+		}
+		return today(dir)
+	}
+}
+
+func TestAnAttachThatFailsCostsNoEphemeralVolumeItsContent(t *testing.T) {
+	beforeDetachedClones(t, func() error { return nil })
+	p := newPair(t)
+	p.publish(state("", false))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	for range 3 {
+		p.end("")
+		p.begin("")
+		require.NoError(t, os.MkdirAll(p.file("", "full"), 0o755))
+		require.ErrorIs(t, p.Publish(t.Context(), state("", false)), node.ErrConflict)
+		require.ErrorIs(t, p.Publish(t.Context(), state("", false)), node.ErrConflict, "again")
+		require.NoError(t, os.Remove(p.file("", "full")))
+		p.publish(state("", false))
+		require.Equal(t, "1", p.read("", "heartbeat"))
+	}
+	p.publish(state("reader", true))
+	require.Equal(t, "1", p.read("reader", "heartbeat"))
+}
+
+func TestAnEphemeralVolumeThatTheAgentCannotHoldAnyMoreIsLookedForInTheContainers(t *testing.T) {
+	var full atomic.Int32 // how many clones find no room
+	beforeDetachedClones(t, func() error {
+		if full.Add(-1) >= 0 {
+			return unix.ENOSPC
+		}
+		return nil
+	})
+	p := newPair(t)
+	p.publish(state("", false), state("reader", true))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	p.end("")
+	p.begin("")
+	full.Store(1)
+	p.publish(state("", false))
+	require.Equal(t, "1", p.read("", "heartbeat"))
+
+	p.end("")
+	p.end("reader")
+	p.begin("")
+	full.Store(1)
+	require.ErrorContains(t, p.Publish(t.Context(), state("", false)), "its content is lost", "nobody has it")
+	p.publish(state("", false))
+	require.NoFileExists(t, p.file("", "heartbeat"))
 }
 
 func TestAnEphemeralVolumeEndsWithItsLastMount(t *testing.T) {
