@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -167,6 +168,7 @@ func TestFsTypeChoosesTheClientOfAnObjectStore(t *testing.T) {
 		have, want   map[string]string
 	}{
 		{"where nothing else does", "ossfs2", map[string]string{"bucket": "b"}, map[string]string{"bucket": "b", "fuseType": "ossfs2"}},
+		{"also the one that the agent's image has", "s3fs", map[string]string{"bucket": "b"}, map[string]string{"bucket": "b", "fuseType": "s3fs"}},
 		{"where there are no attributes", "ossfs", nil, map[string]string{"fuseType": "ossfs"}},
 		{"but fuseType goes first, in any letters", "ossfs2", map[string]string{"FuseType": "ossfs"}, map[string]string{"FuseType": "ossfs"}},
 		{"and what a provisioner fills in does not", "ext4", map[string]string{"bucket": "b"}, map[string]string{"bucket": "b"}},
@@ -178,6 +180,24 @@ func TestFsTypeChoosesTheClientOfAnObjectStore(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, c.want, got[0].Attributes)
 		})
+	}
+}
+
+func TestAnFSTypeThatTheDriverDoesNotHaveIsRefusedByName(t *testing.T) {
+	for driver, fit := range map[string][]string{
+		mount.DriverOSS: {"ossfs", "ossfs2", "s3fs"}, mount.DriverNAS: {"nfs", "nfs4"}, mount.DriverTmpfs: {"tmpfs"},
+	} {
+		for _, fsType := range []string{"", "s3fs", "ossfs", "ossfs2", "ossfs3", "nfs", "nfs4", "cifs", "tmpfs", "ext4", "xfs"} {
+			pv := tmpfs(func(pv *corev1.PersistentVolume) { pv.Spec.CSI.Driver, pv.Spec.CSI.FSType = driver, fsType })
+			r, req := &objects{volumes: map[string]*corev1.PersistentVolume{"pv": pv}}, request(spec("pv"))
+			req.Drivers = []string{driver}
+			_, err := volume.Resolve(t.Context(), r, req)
+			if slices.Contains(append(fit, "", "ext4", "xfs"), fsType) {
+				require.NoError(t, err, "%s of %s", fsType, driver)
+				continue
+			}
+			require.ErrorContains(t, err, fmt.Sprintf("spec.csi.fsType is %q; driver %s takes %s or ", fsType, driver, fit[0]))
+		}
 	}
 }
 

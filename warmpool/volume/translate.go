@@ -35,9 +35,11 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 		if src.VolumeHandle == "" {
 			refuse("is set up wrongly: spec.csi.volumeHandle is empty")
 		}
-		switch {
+		switch own := fsTypes[src.Driver]; {
 		case !mount.BuiltIn(src.Driver):
 			src.FSType = s.CSI.FSType
+		case !slices.Contains(formats, s.CSI.FSType) && !slices.Contains(own, s.CSI.FSType):
+			refuse("is set up wrongly: spec.csi.fsType is %q; driver %s takes %s", s.CSI.FSType, src.Driver, strings.Join(append(slices.Clone(own), "none"), " or "))
 		case s.CSI.NodeStageSecretRef != nil && s.CSI.NodePublishSecretRef == nil:
 			refuse("is set up wrongly: name its Secret in nodePublishSecretRef; driver %s does not read nodeStageSecretRef", src.Driver)
 		}
@@ -72,11 +74,16 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 	return src
 }
 
-// attributes are a CSI volume's, with the one thing that fsType says to a built-in driver: which client an object store wants. For
-// the others of them it is a default that provisioners fill in and nobody formats a volume by.
+// formats are what provisioners fill in as fsType for any driver; they say nothing to one that has nothing to format.
+var formats = []string{"", "ext2", "ext3", "ext4", "xfs", "btrfs"}
+
+// fsTypes are those that a built-in driver's volumes can be of.
+var fsTypes = map[string][]string{mount.DriverOSS: {"ossfs", "ossfs2", "s3fs"}, mount.DriverNAS: {"nfs", "nfs4"}, mount.DriverTmpfs: {"tmpfs"}}
+
+// attributes are a CSI volume's, with the one thing that fsType says to a built-in driver: which client an object store wants.
 func attributes(csi *corev1.CSIPersistentVolumeSource) map[string]string {
 	out := maps.Clone(csi.VolumeAttributes)
-	if csi.Driver == mount.DriverOSS && strings.HasPrefix(csi.FSType, "ossfs") && value(out, "fuseType") == "" {
+	if csi.Driver == mount.DriverOSS && !slices.Contains(formats, csi.FSType) && value(out, "fuseType") == "" {
 		if out == nil {
 			out = map[string]string{}
 		}
