@@ -133,6 +133,10 @@ func BuiltIn(driver string) bool {
 		driver == DriverEphemeral
 }
 
+// ContextPrefix begins the keys of a CSI request's volume context that say what CSI has no field for. They are ours: no attribute of a volume
+// begins so.
+const ContextPrefix = "sandgate.dev/"
+
 // AccessMode is a PersistentVolume access mode, by its Kubernetes name.
 type AccessMode string
 

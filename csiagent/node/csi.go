@@ -19,17 +19,15 @@ import (
 
 // What a Mount says and CSI has no field for rides in the volume context, under these keys. Others are the volume's attributes.
 const (
-	contextPrefix = "sandgate.dev/"
-
-	keyID        = contextPrefix + "mount-id"
-	keyVolume    = contextPrefix + "volume"
-	keyDriver    = contextPrefix + "driver"
-	keyContainer = contextPrefix + "container"
-	keySubPath   = contextPrefix + "sub-path"
-	keyOwner     = contextPrefix + "owner"       // uid:gid
-	keyMode      = contextPrefix + "access-mode" // by its Kubernetes name
-	keyEnforced  = contextPrefix + "enforced"    // there or not
-	keyNonEmpty  = contextPrefix + "allow-non-empty"
+	keyID        = mount.ContextPrefix + "mount-id"
+	keyVolume    = mount.ContextPrefix + "volume"
+	keyDriver    = mount.ContextPrefix + "driver"
+	keyContainer = mount.ContextPrefix + "container"
+	keySubPath   = mount.ContextPrefix + "sub-path"
+	keyOwner     = mount.ContextPrefix + "owner"       // uid:gid
+	keyMode      = mount.ContextPrefix + "access-mode" // by its Kubernetes name
+	keyEnforced  = mount.ContextPrefix + "enforced"    // there or not
+	keyNonEmpty  = mount.ContextPrefix + "allow-non-empty"
 )
 
 // containerKey names the container that a call is about for which CSI has no field: it goes with the call, not in its request.
@@ -62,7 +60,11 @@ func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {
 		about[keyNonEmpty] = "true"
 	}
 	maps.DeleteFunc(about, func(_, v string) bool { return v == "" })
-	maps.Copy(about, m.Attributes)
+	for k, v := range m.Attributes {
+		if !strings.HasPrefix(k, mount.ContextPrefix) { // else a volume could say for which driver it is, or leave its prefix
+			about[k] = v
+		}
+	}
 	mode := modes[m.AccessMode]
 	if mode == csi.VolumeCapability_AccessMode_UNKNOWN {
 		mode = csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER
@@ -77,7 +79,7 @@ func PublishRequest(m mount.Mount) *csi.NodePublishVolumeRequest {
 }
 
 // stagePrefix marks the keys of the stage secret, for which this request has no field; no key of a Secret has a slash.
-const stagePrefix = contextPrefix + "stage/"
+const stagePrefix = mount.ContextPrefix + "stage/"
 
 func secrets(m mount.Mount) map[string]string {
 	if len(m.StageSecret) == 0 {
@@ -152,7 +154,7 @@ func fromRequest(r *csi.NodePublishVolumeRequest, driver string) (mount.Mount, e
 	}
 	m.Secret, m.StageSecret = apart(r.GetSecrets())
 	for k, v := range about {
-		if !strings.HasPrefix(k, contextPrefix) {
+		if !strings.HasPrefix(k, mount.ContextPrefix) {
 			m.Attributes[k] = v
 		}
 	}

@@ -45,6 +45,26 @@ func TestAMountIsTheSameOnTheOtherSideOfTheWire(t *testing.T) {
 	}
 }
 
+func TestAnAttributeCannotTakeThePlaceOfWhatTheMountSays(t *testing.T) {
+	keys := []string{keyID, keyVolume, keyDriver, keyContainer, keySubPath, keyOwner, keyMode, keyEnforced, keyNonEmpty, stagePrefix + "key"}
+	for name, m := range map[string]mount.Mount{
+		"that says much": {
+			Spec:   mount.Spec{ID: "m1", Volume: "pv", SubPath: "b", Target: "/data", Container: "main"},
+			Driver: "foreign.example", VolumeHandle: "h", Prefix: "a", Owner: mount.Owner{UID: 1000, GID: 1001}, AccessMode: mount.ReadOnlyMany,
+		},
+		"that says little": {Spec: mount.Spec{Volume: "pv", Target: "/data"}, Driver: "foreign.example", VolumeHandle: "h", AccessMode: mount.ReadWriteOnce},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := PublishRequest(m).GetVolumeContext()
+			m.Attributes = map[string]string{}
+			for _, k := range keys {
+				m.Attributes[k] = "1:1"
+			}
+			require.Equal(t, want, PublishRequest(m).GetVolumeContext())
+		})
+	}
+}
+
 func TestAForeignRequestIsUnderstoodWithoutOurKeys(t *testing.T) {
 	got, err := fromRequest(&csi.NodePublishVolumeRequest{
 		VolumeId: "h", TargetPath: "/t", VolumeContext: map[string]string{"size": "1Mi"},

@@ -183,6 +183,19 @@ func TestFsTypeChoosesTheClientOfAnObjectStore(t *testing.T) {
 	}
 }
 
+func TestAnAttributeThatOnlyTheSystemSetsIsRefusedByName(t *testing.T) {
+	const driver = "foreign.example"
+	for _, name := range []string{"sandgate.dev/sub-path", "sandgate.dev/driver", "sandgate.dev/anything"} {
+		pv := tmpfs(func(pv *corev1.PersistentVolume) {
+			pv.Spec.CSI = &corev1.CSIPersistentVolumeSource{Driver: driver, VolumeHandle: "h", VolumeAttributes: map[string]string{name: "x", "server": "s"}}
+		})
+		req := request(spec("pv"))
+		req.Drivers, req.Template.Runtimes = []string{driver}, []string{"csi-foreign"}
+		_, err := volume.Resolve(t.Context(), &objects{volumes: map[string]*corev1.PersistentVolume{"pv": pv}}, req)
+		require.ErrorContains(t, err, "the attribute "+name+" is not one of a driver")
+	}
+}
+
 func TestAnFSTypeThatTheDriverDoesNotHaveIsRefusedByName(t *testing.T) {
 	for driver, fit := range map[string][]string{
 		mount.DriverOSS: {"ossfs", "ossfs2", "s3fs"}, mount.DriverNAS: {"nfs", "nfs4"}, mount.DriverTmpfs: {"tmpfs"},

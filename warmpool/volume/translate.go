@@ -66,6 +66,11 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 	if src.Driver != "" && !slices.Contains(drivers, src.Driver) {
 		refuse("needs driver %q, which is not installed here", src.Driver)
 	}
+	for _, k := range slices.Sorted(maps.Keys(src.Attributes)) {
+		if strings.HasPrefix(k, mount.ContextPrefix) {
+			refuse("is set up wrongly: the attribute %s is not one of a driver; what begins with %s is said in annotations", k, mount.ContextPrefix)
+		}
+	}
 	src.Options = options(pv.Spec.MountOptions)
 	src.AccessMode = widest(pv.Spec.AccessModes)
 	if src.AccessMode == mount.ReadOnlyMany || slices.Contains(src.Options, "ro") {
