@@ -17,7 +17,10 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
-var _ volume.Reader = (*Reader)(nil)
+var (
+	_ volume.Reader   = (*Reader)(nil)
+	_ volume.Rereader = (*Reader)(nil)
+)
 
 // secretAge is how long a Secret is good for without another look.
 const secretAge = 10 * time.Second
@@ -53,9 +56,18 @@ func (r *Reader) PersistentVolume(ctx context.Context, name string) (*corev1.Per
 	var pv corev1.PersistentVolume
 	err := r.cached.Get(ctx, client.ObjectKey{Name: name}, &pv)
 	if apierrors.IsNotFound(err) { // it may have been made a moment ago
-		err = r.live.Get(ctx, client.ObjectKey{Name: name}, &pv)
+		return r.RereadPersistentVolume(ctx, name)
 	}
 	if err != nil {
+		return nil, missing(err, "PersistentVolume %s", name)
+	}
+	return &pv, nil
+}
+
+// RereadPersistentVolume finds a volume by name as the API server has it now.
+func (r *Reader) RereadPersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
+	var pv corev1.PersistentVolume
+	if err := r.live.Get(ctx, client.ObjectKey{Name: name}, &pv); err != nil {
 		return nil, missing(err, "PersistentVolume %s", name)
 	}
 	return &pv, nil

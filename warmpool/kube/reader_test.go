@@ -14,9 +14,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/kube"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
 )
 
@@ -64,4 +67,42 @@ func TestAReaderReadsThroughAndKeepsSecretsShortly(t *testing.T) {
 	_, err = r.Secret(t.Context(), "kube-system", "root")
 	require.Equal(t, warmpool.NotFound, warmpool.CodeOf(err))
 	require.Zero(t, gets.Load(), "other namespaces are not even asked")
+}
+
+// Whoever asks for names must not learn from the time of the answers which of them there are.
+func TestAVolumeOfOthersIsLookedForAsOneThatIsNotThere(t *testing.T) {
+	closed, open := warmpooltest.TmpfsVolume("closed"), warmpooltest.TmpfsVolume("open")
+	closed.Annotations = map[string]string{v1alpha1.AnnotationTeams: "blue"}
+	late := warmpooltest.TmpfsVolume("late") // its owner has just let everybody in
+	late.Annotations = closed.Annotations
+	var asked []string
+	told := func(name string, objects ...client.Object) client.WithWatch {
+		return interceptor.NewClient(fake.NewClientBuilder().WithScheme(apiserver.Scheme()).WithObjects(objects...).Build(), interceptor.Funcs{
+			Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+				asked = append(asked, name)
+				return c.Get(ctx, key, obj, opts...)
+			},
+		})
+	}
+	now := late.DeepCopy()
+	now.Annotations = nil
+	r, err := kube.NewReader(told("cache", closed, open, late), told("API server", closed, open, now), nil)
+	require.NoError(t, err)
+	resolve := func(name string) error {
+		asked = nil
+		_, err := volume.Resolve(t.Context(), r, volume.Request{
+			Principal: warmpool.Principal{Team: "red", Key: "k1"}, Template: warmpool.Template{Name: "base", Runtimes: []string{"csi"}},
+			Specs: []mount.Spec{{ID: "m", Volume: name, Target: "/data"}}, Drivers: []string{mount.DriverTmpfs},
+		})
+		return err
+	}
+	missing, calls := resolve("missing"), asked
+	require.Error(t, missing)
+	require.Equal(t, []string{"cache", "API server"}, calls)
+	require.Equal(t, missing, resolve("closed"))
+	require.Equal(t, calls, asked)
+
+	require.NoError(t, resolve("open"))
+	require.Equal(t, []string{"cache"}, asked, "what may be mounted costs no look")
+	require.NoError(t, resolve("late"), "what the cache says is the last word for nobody who is turned away")
 }

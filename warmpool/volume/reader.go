@@ -15,3 +15,9 @@ type Reader interface {
 	PersistentVolumeClaim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 }
+
+// Rereader is the optional ability of a Reader that keeps what it has read: the volume as it is now. What is not there is asked for again
+// each time, and so is what somebody may not mount: he must not learn from the time of an answer which of the two it is.
+type Rereader interface {
+	RereadPersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
+}

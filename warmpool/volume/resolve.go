@@ -162,6 +162,9 @@ func (res *resolution) volume(ctx context.Context, n name) (source, error) {
 
 func (res *resolution) read(ctx context.Context, name string) (source, error) {
 	pv, err := res.reader.PersistentVolume(ctx, name)
+	if again, ok := res.reader.(Rereader); ok && err == nil && pv != nil && !res.req.Default.allowed(pv, res.req.Principal) {
+		pv, err = again.RereadPersistentVolume(ctx, name)
+	}
 	if warmpool.CodeOf(err) == warmpool.NotFound {
 		return source{reasons: []string{noSuchVolume}}, nil
 	}
