@@ -64,7 +64,7 @@ func unfurnished(template warmpool.Template, volume mount.Spec, reason string) e
 
 func (s *Service) judge(ctx context.Context, template warmpool.Template, c warmpool.Claim, specs []mount.Spec) ([]mount.Mount, mount.Faults, error) {
 	resolved, err := volume.Resolve(ctx, s.reader, volume.Request{
-		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: specs, Drivers: s.policy.Drivers, Default: s.volumes,
+		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: specs, Drivers: s.policy.Drivers, Plugins: s.plugins, Default: s.volumes,
 	})
 	var faults mount.Faults
 	if err != nil && !errors.As(err, &faults) {

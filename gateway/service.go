@@ -37,6 +37,8 @@ type Config struct {
 	// Reader brings the objects that volumes are made of.
 	Reader volume.Reader
 	Policy mount.Policy
+	// Plugins are the drivers of Policy that only sandboxes with a runtime of theirs have.
+	Plugins volume.Plugins
 	// Volumes is for those whose annotations name nobody; volume.Unbound when empty.
 	Volumes volume.Default
 	Limits  Limits
@@ -53,6 +55,7 @@ type Service struct {
 	backend Backend
 	reader  volume.Reader
 	policy  mount.Policy
+	plugins volume.Plugins
 	volumes volume.Default
 	limits  Limits
 	quota   quota
@@ -77,7 +80,7 @@ func New(c Config) (*Service, error) {
 	case len(c.Policy.Drivers) == 0:
 		return nil, errors.New("gateway: the mount policy allows no driver; start from mount.DefaultPolicy")
 	}
-	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, volumes: c.Volumes, limits: c.Limits, quota: quota{limits: c.Limits.Team}, observe: c.Observer, clock: c.Clock, logger: c.Logger}
+	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, plugins: c.Plugins, volumes: c.Volumes, limits: c.Limits, quota: quota{limits: c.Limits.Team}, observe: c.Observer, clock: c.Clock, logger: c.Logger}
 	if s.observe == nil {
 		s.observe = unobserved{}
 	}

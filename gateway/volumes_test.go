@@ -13,6 +13,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest"
 )
 
@@ -96,6 +97,36 @@ func TestThePoolsVolumesCountAgainstATeamsLimits(t *testing.T) {
 		enough(t, err, words)
 		require.Equal(t, 1, w.pool.Claimed(), "nothing was claimed for it")
 	}
+}
+
+func TestAVolumeOfADriverThatTheTemplateLacksTakesNoSandbox(t *testing.T) {
+	const smb = "smb.csi.k8s.io"
+	containers := []warmpool.Container{{Name: "main", Mounts: true}}
+	pool := warmpooltest.NewMemory(testclock.NewFakePassiveClock(time.Now()),
+		warmpool.Template{Name: "base", Runtimes: []string{"csi"}, Containers: containers, Desired: 1},
+		warmpool.Template{Name: "smb", Runtimes: []string{"csi-smb"}, Containers: containers, Desired: 1})
+	s, err := gateway.New(gateway.Config{
+		Backend: pool, Reader: warmpooltest.Volumes{"share": warmpooltest.CSIVolume("share", smb, nil)}, Policy: mount.DefaultPolicy().With(smb),
+		Plugins: volume.Plugins{"csi-smb": smb}, Limits: gateway.DefaultLimits(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	require.NoError(t, err)
+	refused := func(err error) {
+		t.Helper()
+		require.Equal(t, warmpool.Invalid, warmpool.CodeOf(err))
+		require.ErrorContains(t, err, `needs driver "smb.csi.k8s.io"`)
+		require.ErrorContains(t, err, `"csi-smb"`)
+	}
+	share := claim(mount.Spec{Volume: "share", Target: "/data"})
+	_, err = s.Create(t.Context(), share)
+	refused(err)
+	require.Zero(t, pool.Claimed())
+	sb, err := s.Create(t.Context(), claim())
+	require.NoError(t, err)
+	_, _, err = s.Mount(t.Context(), alice, sb.ID, share.Mounts[0])
+	refused(err)
+	share.Template = "smb"
+	_, err = s.Create(t.Context(), share)
+	require.NoError(t, err)
 }
 
 func TestAFaultOfAPoolsVolumeIsFinal(t *testing.T) {

@@ -37,16 +37,22 @@ func helm(t *testing.T) string {
 	return path
 }
 
-// shipped is the injection configuration that the chart makes of these values.
-func shipped(t *testing.T, set ...string) injector.Config {
+// rendered is what the chart makes of one of its templates with these values.
+func rendered(t *testing.T, template string, set ...string) []byte {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), helm(t), append([]string{
-		"template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/injection.yaml",
+		"template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/" + template + ".yaml",
 	}, set...)...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
+	return out
+}
+
+// shipped is the injection configuration that the chart makes of these values.
+func shipped(t *testing.T, set ...string) injector.Config {
+	t.Helper()
 	cm := &corev1.ConfigMap{}
-	require.NoError(t, yaml.UnmarshalStrict(out, cm))
+	require.NoError(t, yaml.UnmarshalStrict(rendered(t, "injection", set...), cm))
 	c, err := injector.Parse(cm.Data)
 	require.NoError(t, err)
 	return c
@@ -109,6 +115,15 @@ func TestAnAgentOnADriversImageCanBeInjected(t *testing.T) {
 	require.Equal(t, 1, agents)
 	_, err = injector.Inject(pod(t, plain), c, []string{"csi", "csi-smb"}, values)
 	require.ErrorContains(t, err, "sandgate-csiagent", "a pod has one agent")
+}
+
+// Who lets volumes through must know of each driver in which sandboxes it is.
+func TestADriverIsToldByTheRuntimeThatBringsIt(t *testing.T) {
+	values := []string{"-f", "../examples/kubernetes/csi-driver-values.yaml"}
+	require.Contains(t, shipped(t, values...).Names(), "csi-smb")
+	for _, component := range []string{"gateway", "controller"} {
+		require.Contains(t, string(rendered(t, component, values...)), "- -drivers=csi-smb=smb.csi.k8s.io\n", component)
+	}
 }
 
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"

@@ -24,7 +24,7 @@ type config struct {
 	MetricsAddr                  string
 	Kubeconfig, ReleaseNamespace string
 	Namespaces, AllowHostPaths   []string
-	Drivers                      []string // that are not built in
+	Plugins                      volume.Plugins
 	Endpoints                    mount.Guard
 	MaxMounts                    int
 	Egress                       bool
@@ -46,7 +46,7 @@ func command(args []string) error {
 	fs.Func("namespaces", "comma-separated namespaces of pools (default default)", boot.List(&cfg.Namespaces, ","))
 	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
-	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
+	fs.Var(&cfg.Plugins, "drivers", "comma-separated RUNTIME=DRIVER: the CSI drivers of others, each by the runtime whose agents run its node plugin (default none)")
 	boot.Endpoints(fs, &cfg.Endpoints)
 	boot.MaxMounts(fs, &cfg.MaxMounts)
 	fs.BoolVar(&cfg.Egress, "volume-egress", false, "keep a NetworkPolicy for each SandboxSet that names volumes in its annotation sandgate.dev/egress-volumes")

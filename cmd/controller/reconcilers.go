@@ -39,7 +39,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	if err != nil {
 		return err
 	}
-	policy, check := rules(p.cfg.AllowHostPaths, p.cfg.Drivers, p.cfg.Endpoints)
+	policy, check := rules(p.cfg.AllowHostPaths, p.cfg.Plugins.Drivers(), p.cfg.Endpoints)
 	policy.MaxMounts = cmp.Or(p.cfg.MaxMounts, policy.MaxMounts)
 	recorder := mgr.GetEventRecorder("sandgate-controller")
 	watch, err := injection.NewWatch(injection.WatchConfig{
@@ -57,7 +57,7 @@ func (p *process) controllers(ctx context.Context, mgr manager.Manager, secrets 
 	}
 	sandboxes, err := sandbox.New(sandbox.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Injection: &p.injection, Fitter: fitter, Authority: secrets.authority,
-		InitKey: initKey, Volumes: volumes, Default: p.cfg.Volumes, Policy: policy, Check: check, Events: recorder, Log: p.log,
+		InitKey: initKey, Volumes: volumes, Default: p.cfg.Volumes, Policy: policy, Plugins: p.cfg.Plugins, Check: check, Events: recorder, Log: p.log,
 	})
 	if err != nil {
 		return err

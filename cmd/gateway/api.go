@@ -25,10 +25,10 @@ func (p *process) server(backend *kube.Backend, drivers []string) (*http.Server,
 	if err != nil {
 		return nil, nil, err
 	}
-	policy := mount.DefaultPolicy().With(p.cfg.Drivers...)
+	policy := mount.DefaultPolicy().With(p.cfg.Plugins.Drivers()...)
 	policy.Drivers, policy.MaxMounts = drivers, cmp.Or(p.cfg.MaxMounts, policy.MaxMounts)
 	service, err := gateway.New(gateway.Config{
-		Backend: backend, Reader: reader, Policy: policy, Volumes: p.cfg.Volumes, Limits: p.cfg.Limits, Observer: p.observer, Logger: p.log,
+		Backend: backend, Reader: reader, Policy: policy, Plugins: p.cfg.Plugins, Volumes: p.cfg.Volumes, Limits: p.cfg.Limits, Observer: p.observer, Logger: p.log,
 	})
 	if err != nil {
 		return nil, nil, err

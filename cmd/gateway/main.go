@@ -28,7 +28,7 @@ type config struct {
 	Namespaces                   []string
 	Domain                       string
 	TrustedHosts, AllowHostPaths []string
-	Drivers                      []string // that are not built in
+	Plugins                      volume.Plugins
 	Endpoints                    mount.Guard
 	Volumes                      volume.Default
 	Limits                       gateway.Limits
@@ -53,7 +53,7 @@ func command(args []string) error {
 	fs.Func("trusted-hosts", "comma-separated further host names on which the headers of SDKs choose the sandbox, such as the Service's", boot.List(&cfg.TrustedHosts, ","))
 	fs.Var(&cfg.Volumes, "volume-policy", "who may mount a PersistentVolume whose annotations name nobody: unbound (the default: everybody, unless it is bound to a claim), deny or allow")
 	fs.Func("allow-host-paths", "colon-separated directories of nodes that host-path volumes may lie in, as the agents have them (default none)", boot.List(&cfg.AllowHostPaths, ":"))
-	fs.Func("drivers", "comma-separated CSI drivers of others that agents run the node plugins of (default none)", boot.List(&cfg.Drivers, ","))
+	fs.Var(&cfg.Plugins, "drivers", "comma-separated RUNTIME=DRIVER: the CSI drivers of others, each by the runtime whose agents run its node plugin (default none)")
 	boot.Endpoints(fs, &cfg.Endpoints)
 	fs.DurationVar(&cfg.Limits.Create, "create-deadline", cfg.Limits.Create, "longest wait of a create request for a sandbox")
 	fs.DurationVar(&cfg.Limits.MaxTimeout, "max-timeout", cfg.Limits.MaxTimeout, "longest life a sandbox may be given from now")

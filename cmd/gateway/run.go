@@ -136,7 +136,7 @@ func (p *process) handle(ctx, life context.Context, work *errgroup.Group) error 
 	if err != nil {
 		return err
 	}
-	drivers := checks(p.cfg.AllowHostPaths, p.cfg.Drivers, p.cfg.Endpoints)
+	drivers := checks(p.cfg.AllowHostPaths, p.cfg.Plugins.Drivers(), p.cfg.Endpoints)
 	if _, err := p.cluster.cache.GetInformer(ctx, &corev1.PersistentVolume{}); err != nil {
 		return fmt.Errorf("watch PersistentVolumes: %w", err)
 	}

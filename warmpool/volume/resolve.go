@@ -24,6 +24,8 @@ type Request struct {
 	Specs     []mount.Spec      // as mount.Parse made them
 	// Drivers are the names of the drivers that this installation has.
 	Drivers []string
+	// Plugins are those among them that only sandboxes of certain templates have.
+	Plugins Plugins
 	// Default is for volumes that name nobody; Unbound when empty.
 	Default Default
 }
@@ -184,6 +186,9 @@ func (res *resolution) read(ctx context.Context, name string) (source, error) {
 // take is what a PersistentVolume says to somebody who may mount it.
 func (res *resolution) take(ctx context.Context, pv *corev1.PersistentVolume) (source, error) {
 	src := restricted(translate(pv, res.req.Drivers), "PersistentVolume", pv, res.req.Principal)
+	if reason := res.req.Plugins.elsewhere(src.Driver, res.req.Template); reason != "" {
+		src.reasons = append(src.reasons, fmt.Sprintf("PersistentVolume %q %s", pv.Name, reason))
+	}
 	if pv.Spec.CSI == nil || len(src.reasons) > 0 {
 		return src, nil
 	}

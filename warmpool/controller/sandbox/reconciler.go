@@ -55,11 +55,13 @@ type Config struct {
 	Authority Authority
 	// InitKey is the public half of the key that initialisations are signed with.
 	InitKey string
-	// Volumes brings what mounts are resolved from, Policy what they must keep to, and Check what their driver would refuse. Default is for
-	// volumes whose annotations name nobody; volume.Unbound when empty.
+	// Volumes brings what mounts are resolved from, Policy what they must keep to, and Check what their driver would refuse. Plugins are the
+	// drivers of Policy that only sandboxes with a runtime of theirs have. Default is for volumes whose annotations name nobody; volume.Unbound
+	// when empty.
 	Volumes volume.Reader
 	Default volume.Default
 	Policy  mount.Policy
+	Plugins volume.Plugins
 	Check   func(mount.Mount) error
 	Events  events.EventRecorder
 	Times   Times
