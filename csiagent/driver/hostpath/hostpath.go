@@ -216,10 +216,10 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 
 const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
-func beneath(dir *os.File, rel string) (int, error) { return openDir(int(dir.Fd()), rel) }
+func beneath(dir *os.File, rel string) (int, error) { return openDir(int(dir.Fd()), rel, unix.O_PATH) }
 
-func openDir(dirfd int, rel string) (int, error) {
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
+func openDir(dirfd int, rel string, flags uint64) (int, error) {
+	how := unix.OpenHow{Flags: flags | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
 	for {
 		fd, err := unix.Openat2(dirfd, rel, &how)
 		// EAGAIN is the kernel saying that something was renamed meanwhile.
@@ -227,33 +227,6 @@ func openDir(dirfd int, rel string) (int, error) {
 			return fd, err
 		}
 	}
-}
-
-// makeAll makes the missing directories of rel beneath top; only those that it made get the owner.
-func makeAll(top *os.File, rel string, owner mount.Owner) error {
-	at, err := beneath(top, ".")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(at) }()
-	for _, name := range strings.Split(strings.TrimPrefix(rel, "./"), "/") {
-		made := unix.Mkdirat(at, name, 0o755)
-		if made != nil && !errors.Is(made, unix.EEXIST) {
-			return made
-		}
-		next, err := openDir(at, name)
-		if err != nil {
-			return err
-		}
-		_ = unix.Close(at)
-		at = next
-		if made == nil {
-			if err := unix.Fchownat(at, "", int(owner.UID), int(owner.GID), unix.AT_EMPTY_PATH); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // explain says what happened without the path.

@@ -1,13 +1,16 @@
 package hostpath_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/driver/hostpath"
@@ -185,6 +188,117 @@ func TestAMissingDirectoryIsMadeWhenTheVolumeSaysSo(t *testing.T) {
 		var st unix.Stat_t
 		require.NoError(t, unix.Stat(filepath.Join(top, p), &st))
 		require.Equal(t, uid, st.Uid, p)
+	}
+}
+
+func TestOnlyADirectoryThatWasMadeHereIsGivenAway(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it gives directories to another user")
+	}
+	for name, c := range map[string]struct {
+		mode  uint32
+		entry string
+		want  string
+	}{
+		"what an agent has made that ended then": {mode: 0o1700, want: "755 1000"},
+		"one that has entries":                   {mode: 0o1700, entry: "theirs", want: "1700 0"},
+		"another's":                              {mode: 0o700, want: "700 0"},
+		"one that all may enter":                 {mode: 0o1777, want: "1777 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			top := t.TempDir()
+			dir := mkdir(t, top, "dir")
+			if c.entry != "" {
+				mkdir(t, dir, c.entry)
+			}
+			require.NoError(t, unix.Chmod(dir, c.mode))
+			m := volume(filepath.Join(dir, "new"))
+			m.Owner, m.Attributes["type"] = mount.Owner{UID: 1000, GID: 1000}, "DirectoryOrCreate"
+			src, err := driver(t, top).Mount(t.Context(), m, "")
+			require.NoError(t, err)
+			require.NoError(t, src.Root.Close())
+			require.Equal(t, c.want, owned(t, dir))
+			require.Equal(t, "755 1000", owned(t, filepath.Join(dir, "new")))
+		})
+	}
+}
+
+// owned is a directory's mode and whose it is.
+func owned(t *testing.T, dir string) string {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(dir, &st))
+	return fmt.Sprintf("%o %d", st.Mode&0o7777, st.Uid)
+}
+
+// Whoever puts another directory in the place of a new one before it is opened does not get it.
+func TestADirectoryThatIsPutInTheNewOnesPlaceIsNotGivenAway(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it gives directories to another user")
+	}
+	top := t.TempDir()
+	fresh, victim := filepath.Join(top, "new"), mkdir(t, top, "victim")
+	mkdir(t, victim, "theirs")
+	theirs, err := os.Open(victim)
+	require.NoError(t, err)
+	defer func() { _ = theirs.Close() }()
+	m := volume(fresh)
+	m.Owner, m.Attributes["type"] = mount.Owner{UID: 1000, GID: 1000}, "DirectoryOrCreate"
+	d := driver(t, top)
+
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, fresh, unix.AT_FDCWD, victim, unix.RENAME_EXCHANGE)
+			}
+		}
+	})
+	made := 0
+	for range 20_000 {
+		if unix.Rmdir(fresh) == nil { // not the victim, which is not empty
+			made++
+		}
+		if src, err := d.Mount(t.Context(), m, ""); err == nil {
+			_ = src.Root.Close()
+		}
+	}
+	close(stop)
+	wg.Wait()
+	require.NotZero(t, made)
+	var st unix.Stat_t
+	require.NoError(t, unix.Fstat(int(theirs.Fd()), &st))
+	require.Zero(t, st.Uid)
+}
+
+func TestVolumesThatLackTheSameDirectoriesMakeThemTogether(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it gives directories to another user")
+	}
+	top := t.TempDir()
+	d := driver(t, top)
+	for round := range 200 {
+		dir := filepath.Join(top, strconv.Itoa(round), "deep")
+		var g errgroup.Group
+		for i := range 4 {
+			g.Go(func() error {
+				m := volume(filepath.Join(dir, strconv.Itoa(i)))
+				m.Owner, m.Attributes["type"] = mount.Owner{UID: 1000, GID: 1000}, "DirectoryOrCreate"
+				src, err := d.Mount(t.Context(), m, "")
+				if err != nil {
+					return err
+				}
+				return src.Root.Close()
+			})
+		}
+		require.NoError(t, g.Wait())
+		for _, p := range []string{filepath.Dir(dir), dir, dir + "/0", dir + "/1", dir + "/2", dir + "/3"} {
+			require.Equal(t, "755 1000", owned(t, p), p)
+		}
 	}
 }
 
