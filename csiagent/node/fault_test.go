@@ -248,6 +248,72 @@ func TestABucketThatNobodyUsesIsWrittenBackAndOneInUseStays(t *testing.T) {
 	require.Empty(t, w.box.mounts(t, "/data"))
 }
 
+func TestAVolumeWhoseContainerCannotBeReachedStaysAsItIsUntilItsEndIsKnown(t *testing.T) {
+	var away atomic.Pointer[error]
+	s := newStore(t)
+	w := newWorld(t, func(c *node.Config) {
+		c.DrainTimeout = 300 * time.Millisecond
+		there := c.Target
+		c.Target = func(ctx context.Context, name string) (node.Target, error) {
+			if err := away.Load(); err != nil {
+				return nil, *err
+			}
+			return there(ctx, name)
+		}
+	})
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	pid := client(t, w.config.Dir)
+	f, err := os.Create(w.box.path("data", "f"))
+	require.NoError(t, err)
+	_, err = f.WriteString("x")
+	require.NoError(t, err)
+	id := node.Identity{VolumeHandle: "oss-handle", Target: "/data"}
+	late, ended := context.DeadlineExceeded, attach.ErrGone
+	away.Store(&late) // as after a restart of the agent, before the container is back
+	require.ErrorIs(t, w.Unpublish(t.Context(), id), mount.ErrUnavailable)
+	require.ErrorIs(t, w.UnpublishAll(t.Context()), mount.ErrUnavailable)
+	require.Equal(t, pid, client(t, w.config.Dir))
+	_, err = f.WriteString("y")
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	away.Store(nil)
+	require.Equal(t, node.VerdictLive, verdict(w).Verdict)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	<-w.died // it is watched still
+	w.heals(pid)
+	got, err := os.ReadFile(filepath.Join(s.dir, "data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "xy", string(got))
+
+	away.Store(&ended)
+	require.ErrorIs(t, w.UnpublishAll(t.Context()), node.ErrDataLoss, "somebody has its mount still")
+	require.Zero(t, client(t, w.config.Dir))
+	w.box.unmount(t, "/data")
+}
+
+// leaver is a Probe whose caller leaves when all is to be written back.
+type leaver struct {
+	node.Probe
+	leave context.CancelFunc
+}
+
+func (l leaver) Sync(ctx context.Context, dir *os.File) error {
+	l.leave()
+	return l.Probe.Sync(ctx, dir)
+}
+
+func TestACallerThatLeavesCostsNoLastWrites(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.Probe = leaver{c.Probe, cancel} })
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o600))
+	require.NoError(t, w.Unpublish(ctx, node.Identity{Target: "/data"}))
+	require.Empty(t, w.box.mounts(t, "/data"))
+	got, err := os.ReadFile(filepath.Join(s.dir, "data", "f"))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(got))
+}
+
 func TestAVolumeEndsWithItsSandboxAndIsFlushedFirst(t *testing.T) {
 	s, w := newStore(t), newWorld(t)
 	namespace, err := w.config.Target(t.Context(), "")

@@ -76,8 +76,18 @@ const impatience = 200 * time.Millisecond
 // courtesy is what a client gets that is kept by programs that only read, or stay in a directory: nothing can be lost.
 const courtesy = 3 * time.Second
 
-// take takes a mount away; its place is locked.
+// take takes a mount away; its place is locked. Where its container cannot be reached it stays as it is, with its client: nothing could be
+// written back. Config.Target says sooner or later that such a container has ended.
 func (n *Node) take(ctx context.Context, e *entry) error {
+	target, err := n.target(ctx, e)
+	gone := errors.Is(err, attach.ErrGone)
+	if err != nil && !gone {
+		n.config.Logger.WarnContext(ctx, "container cannot be reached", "mount", e.Spec.ID, "error", err)
+		return unreachable{err}
+	}
+	// The caller's leaving does not cut it short from here on: what is begun and not ended costs the last writes.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.config.FlushTimeout+detachTimeout)
+	defer cancel()
 	n.mu.Lock()
 	e.unwatch()
 	dead := e.Client.PID != 0 && e.dead != ""
@@ -87,15 +97,14 @@ func (n *Node) take(ctx context.Context, e *entry) error {
 		lost = errors.New(clientEnded)
 	}
 	written := false
-	target, err := n.target(ctx, e)
-	if err == nil {
+	if err = nil; !gone {
 		if !dead {
 			lost = n.flush(ctx, target, e)
 		}
 		written, err = n.part(ctx, target, e, lost == nil)
 	}
 	if err != nil && !errors.Is(err, attach.ErrGone) {
-		// Its client may be all that is left to end; the mount stays in the journal for another try.
+		// Its client may be what keeps it there; the mount stays in the journal for another try.
 		n.config.Logger.WarnContext(ctx, "detach", "mount", e.Spec.ID, "error", err)
 	} else {
 		err = nil
