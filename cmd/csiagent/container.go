@@ -25,6 +25,7 @@ type containers struct {
 	by      map[string]*handover.Receiver // by name
 	began   time.Time                     // when this process did
 	adopted atomic.Bool                   // what an earlier process has left is known
+	ending  atomic.Bool                   // this process is, and none of them was there
 }
 
 const (
@@ -105,7 +106,7 @@ func (c *containers) target(ctx context.Context, name string) (node.Target, erro
 	if receiver == nil {
 		return nil, fmt.Errorf("container %q hands no namespace over", name)
 	}
-	wait, over := patience, time.Since(c.began) > absence
+	wait, over := patience, c.ending.Load() || time.Since(c.began) > absence
 	switch {
 	case !c.adopted.Load():
 		wait, over = 0, false // nobody is served before: what cannot be seen yet is kept

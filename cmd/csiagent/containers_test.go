@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sandgate-dev/sandgate/csiagent/attach"
 	"github.com/sandgate-dev/sandgate/csiagent/handover"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
@@ -80,6 +82,22 @@ func TestEveryContainerHandsOverAtASocketOfItsOwn(t *testing.T) {
 	require.NoError(t, p.agent.Unpublish(t.Context(), id))
 	require.NoFileExists(t, p.in(writer, "state", "heartbeat"))
 	require.FileExists(t, p.in(reader, "state", "heartbeat"), "an unmount is one container's")
+}
+
+func TestANewAgentThatIsToldToEndTakesAContainerThatDoesNotComeBackForEnded(t *testing.T) {
+	boxes, err := listen(filepath.Join(t.TempDir(), "handover.sock"), nil)
+	require.NoError(t, err)
+	boxes.adopted.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	group := make(chan error, 1)
+	go func() { group <- boxes.serve(ctx) }()
+	_, err = boxes.target(t.Context(), "")
+	require.ErrorIs(t, err, context.DeadlineExceeded, "it may come yet")
+	boxes.ending.Store(true)
+	_, err = boxes.target(t.Context(), "")
+	require.ErrorIs(t, err, attach.ErrGone)
+	cancel()
+	require.NoError(t, <-group)
 }
 
 func TestTheAgentLeavesTheNumberOfMountsToTheInstallation(t *testing.T) {

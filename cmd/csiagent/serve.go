@@ -93,6 +93,7 @@ func finish(ctx context.Context, boxes *containers, n *node.Node, foreign *plugi
 		if boxes.alive() {
 			return // a container lives and uses its volumes: they go on, or break loudly where their clients end with this process, and are mounted again by the next agent
 		}
+		boxes.ending.Store(true)
 		within, cancel := context.WithTimeout(serving, uploadTime)
 		defer cancel()
 		err := n.Finish(within)
