@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
@@ -28,6 +29,7 @@ type config struct {
 	Endpoints                    mount.Guard
 	MaxMounts                    int
 	Egress                       bool
+	STS                          mount.Endpoint // where agents sign in for roles
 	Volumes                      volume.Default
 	Elect                        bool
 	OTLPEndpoint                 string
@@ -50,6 +52,11 @@ func command(args []string) error {
 	boot.Endpoints(fs, &cfg.Endpoints)
 	boot.MaxMounts(fs, &cfg.MaxMounts)
 	fs.BoolVar(&cfg.Egress, "volume-egress", false, "keep a NetworkPolicy for each SandboxSet that names volumes in its annotation sandgate.dev/egress-volumes")
+	fs.Func("oss-sts", "https URL of the service that the agents sign in at for buckets with authType rrsa, as they have it; those policies let it through for such buckets (default none)",
+		func(text string) (err error) {
+			cfg.STS, err = oss.STS(text)
+			return err
+		})
 	fs.BoolVar(&cfg.Elect, "leader-elect", true, "work only while holding the lease; false for a single replica")
 	cfg.Webhook.bind(fs)
 	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")

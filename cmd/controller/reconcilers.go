@@ -71,11 +71,11 @@ func (p *process) egress(mgr manager.Manager, recorder events.EventRecorder) err
 	if !p.cfg.Egress {
 		return nil
 	}
-	local := func(mount.Mount) (mount.Endpoint, error) { return mount.Endpoint{}, nil }
+	local := func(mount.Mount) ([]mount.Endpoint, error) { return nil, nil }
 	r, err := egress.New(egress.Config{
 		Client: mgr.GetClient(), Guard: p.cfg.Endpoints, Resolver: net.DefaultResolver, Events: recorder, Log: p.log,
-		Endpoints: map[string]func(mount.Mount) (mount.Endpoint, error){
-			mount.DriverOSS: oss.Endpoint, mount.DriverNAS: nas.Endpoint, mount.DriverTmpfs: local, mount.DriverHostPath: local,
+		Endpoints: map[string]func(mount.Mount) ([]mount.Endpoint, error){
+			mount.DriverOSS: oss.Endpoints(p.cfg.STS), mount.DriverNAS: nas.Endpoints, mount.DriverTmpfs: local, mount.DriverHostPath: local,
 		},
 	})
 	if err != nil {

@@ -6,12 +6,12 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
-// Endpoint is where the server of a volume listens. One of version 3 whose volume does not say where its mountd is is taken to have it at the
+// Endpoints is where the server of a volume listens. One of version 3 whose volume does not say where its mountd is is taken to have it at the
 // usual port.
-func Endpoint(m mount.Mount) (mount.Endpoint, error) {
+func Endpoints(m mount.Mount) ([]mount.Endpoint, error) {
 	v, err := parse(m)
 	if err != nil {
-		return mount.Endpoint{}, err
+		return nil, err
 	}
 	out := mount.Endpoint{Hosts: []string{v.server}, Ports: v.ports()}
 	if v.version == "3" && v.mountd == 0 {
@@ -21,5 +21,5 @@ func Endpoint(m mount.Mount) (mount.Endpoint, error) {
 			}
 		}
 	}
-	return out, nil
+	return []mount.Endpoint{out}, nil
 }

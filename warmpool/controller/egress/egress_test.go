@@ -86,12 +86,15 @@ func newWorld(t *testing.T) *world {
 	w.ns = apiserver.Namespace(t, w.client)
 	var g mount.Guard
 	require.NoError(t, g.Bar("10.96.0.1"))
-	nothing := func(mount.Mount) (mount.Endpoint, error) { return mount.Endpoint{}, nil }
+	nothing := func(mount.Mount) ([]mount.Endpoint, error) { return nil, nil }
+	sts, err := oss.STS("https://sts-vpc.example.com")
+	require.NoError(t, err)
 	w.config = egress.Config{
 		Client: w.client, Guard: g, Resolver: w.names, Events: w.events, Clock: w.clock, Log: slog.New(slog.DiscardHandler),
-		Endpoints: map[string]func(mount.Mount) (mount.Endpoint, error){mount.DriverOSS: oss.Endpoint, mount.DriverNAS: nas.Endpoint, mount.DriverTmpfs: nothing},
+		Endpoints: map[string]func(mount.Mount) ([]mount.Endpoint, error){
+			mount.DriverOSS: oss.Endpoints(sts), mount.DriverNAS: nas.Endpoints, mount.DriverTmpfs: nothing,
+		},
 	}
-	var err error
 	w.Reconciler, err = egress.New(w.config)
 	require.NoError(t, err)
 	return w
@@ -200,6 +203,22 @@ func TestAPoolReachesTheServersOfItsVolumesAndNothingElse(t *testing.T) {
 	require.Equal(t, []string{"10.1.2.5/32 TCP:9000"}, w.look(w.set("one", inside)), "nobody needs a name server for an address")
 	require.Empty(t, w.look(w.set("none")))
 	require.Empty(t, w.told())
+}
+
+// The chart's own policy leaves 100.64.0.0/10 out of the internet, and clouds have their internal endpoints there.
+func TestInternalEndpointsAreLetThroughOneByOne(t *testing.T) {
+	w := newWorld(t)
+	w.names.say("oss-internal.example.com", "100.118.28.49")
+	w.names.say("data.oss-internal.example.com", "100.118.28.50")
+	w.names.say("sts-vpc.example.com", "100.100.80.81", "100.100.100.200")
+	attributes := map[string]string{"bucket": "data", "url": "https://oss-internal.example.com"}
+	require.Equal(t, []string{dns, "100.118.28.49/32 100.118.28.50/32 TCP:443"}, w.look(w.set("key", w.volume("key", mount.DriverOSS, attributes))),
+		"one with a Secret signs in nowhere")
+	require.Empty(t, w.told())
+	attributes["authType"], attributes["roleArn"], attributes["oidcProviderArn"] = "rrsa", "r", "p"
+	require.Equal(t, []string{dns, "100.100.80.81/32 TCP:443", "100.118.28.49/32 100.118.28.50/32 TCP:443"},
+		w.look(w.set("role", w.volume("role", mount.DriverOSS, attributes))))
+	require.Contains(t, strings.Join(w.told(), ""), "it leads to an address at which no volume's server may be", "a metadata service is there, too")
 }
 
 func TestAServerThatMovesIsFollowed(t *testing.T) {

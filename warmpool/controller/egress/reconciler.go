@@ -36,8 +36,8 @@ type Resolver interface {
 // Config is what a Reconciler needs. Fields without a default are required.
 type Config struct {
 	Client client.Client
-	// Endpoints says by driver where a volume's server is. Of the volumes of other drivers nobody knows it.
-	Endpoints map[string]func(mount.Mount) (mount.Endpoint, error)
+	// Endpoints says by driver where a volume's servers are. Of the volumes of other drivers nobody knows it.
+	Endpoints map[string]func(mount.Mount) ([]mount.Endpoint, error)
 	// Guard says at which addresses no server may be; none is let through.
 	Guard    mount.Guard
 	Resolver Resolver

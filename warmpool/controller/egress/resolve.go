@@ -67,8 +67,10 @@ func (p *pass) gather(ctx context.Context, names []string) error {
 			p.complain(name, "%v", err)
 			continue
 		}
-		if found := p.addresses(ctx, name, at); len(found) > 0 {
-			p.places = append(p.places, place{found, at.Ports})
+		for _, e := range at {
+			if found := p.addresses(ctx, name, e); len(found) > 0 {
+				p.places = append(p.places, place{found, e.Ports})
+			}
 		}
 	}
 	return nil
