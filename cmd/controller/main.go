@@ -51,7 +51,7 @@ func command(args []string) error {
 	fs.Var(&cfg.Plugins, "drivers", "comma-separated RUNTIME=DRIVER: the CSI drivers of others, each by the runtime whose agents run its node plugin (default none)")
 	boot.Endpoints(fs, &cfg.Endpoints)
 	boot.MaxMounts(fs, &cfg.MaxMounts)
-	fs.BoolVar(&cfg.Egress, "volume-egress", false, "keep a NetworkPolicy for each SandboxSet that names volumes in its annotation sandgate.dev/egress-volumes")
+	fs.BoolVar(&cfg.Egress, "volume-egress", false, "keep a NetworkPolicy for each SandboxSet that has PersistentVolumes among its volumes or names some in its annotation sandgate.dev/egress-volumes")
 	fs.Func("oss-sts", "https URL of the service that the agents sign in at for buckets with authType rrsa, as they have it; those policies let it through for such buckets (default none)",
 		func(text string) (err error) {
 			cfg.STS, err = oss.STS(text)

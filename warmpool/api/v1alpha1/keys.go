@@ -30,8 +30,8 @@ const (
 	AnnotationAliases = "sandgate.dev/aliases"
 	// AnnotationNetwork of a SandboxSet in local mode: "none" (default) or "pasta".
 	AnnotationNetwork = "sandgate.dev/network"
-	// AnnotationEgressVolumes of a SandboxSet: comma-separated PersistentVolumes whose servers its sandboxes' pods may reach; the controller
-	// keeps a NetworkPolicy for them.
+	// AnnotationEgressVolumes of a SandboxSet: comma-separated PersistentVolumes whose servers its sandboxes' pods may reach, beside those of
+	// its own volumes; the controller keeps a NetworkPolicy for them.
 	AnnotationEgressVolumes = "sandgate.dev/egress-volumes"
 	// AnnotationTeams of a PersistentVolume, or of the PersistentVolumeClaim by which it is named: comma-separated teams that may mount it;
 	// required when it has a claimRef.

@@ -135,10 +135,11 @@ func (w *world) look(set *v1alpha1.SandboxSet) []string {
 	w.t.Helper()
 	res, err := w.Reconcile(w.t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(set)})
 	require.NoError(w.t, err)
-	if _, asked := set.Annotations[v1alpha1.AnnotationEgressVolumes]; asked {
+	rules := w.rules(set)
+	if _, asked := set.Annotations[v1alpha1.AnnotationEgressVolumes]; asked || rules != nil {
 		require.Equal(w.t, time.Minute, res.RequeueAfter)
 	}
-	return w.rules(set)
+	return rules
 }
 
 func (w *world) rules(set *v1alpha1.SandboxSet) (out []string) {
@@ -202,6 +203,34 @@ func TestAPoolReachesTheServersOfItsVolumesAndNothingElse(t *testing.T) {
 	}, w.look(w.set("all", bucket, share, modern, inside, memory, bucket)))
 	require.Equal(t, []string{"10.1.2.5/32 TCP:9000"}, w.look(w.set("one", inside)), "nobody needs a name server for an address")
 	require.Empty(t, w.look(w.set("none")))
+	require.Empty(t, w.told())
+}
+
+func TestTheVolumesOfASetAreReachedWithoutBeingNamed(t *testing.T) {
+	w := newWorld(t)
+	bucket := w.volume("bucket", mount.DriverOSS, map[string]string{"bucket": "data", "url": "http://10.1.2.5:9000"})
+	share := w.volume("share", mount.DriverNAS, map[string]string{"server": "10.1.2.4", "path": "/a", "vers": "4.1"})
+	w.volume("claimed", mount.DriverNAS, map[string]string{"server": "10.1.2.6", "path": "/a"})
+	own := []v1alpha1.PoolVolume{
+		{Name: "bucket", MountPath: "/bucket", PersistentVolume: &v1alpha1.PersistentVolumeSource{Name: bucket}},
+		{Name: "share", MountPath: "/share", MountAt: v1alpha1.MountAtClaim, PersistentVolume: &v1alpha1.PersistentVolumeSource{Name: share}},
+		{Name: "export", MountPath: "/export", NFS: &corev1.NFSVolumeSource{Server: "10.1.2.7", Path: "/"}},
+		{Name: "claimed", MountPath: "/claimed", PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "claimed"}},
+	}
+	set := w.set("pool")
+	require.Empty(t, w.look(set))
+	set.Spec.Volumes = own
+	require.NoError(t, w.client.Update(t.Context(), set))
+	require.Equal(t, []string{"10.1.2.4/32 TCP:2049", "10.1.2.5/32 TCP:9000"}, w.look(set), "what the kubelet mounts is the node's business")
+
+	named := w.set("named", share)
+	named.Spec.Volumes = own[:1]
+	require.NoError(t, w.client.Update(t.Context(), named))
+	require.Equal(t, []string{"10.1.2.4/32 TCP:2049", "10.1.2.5/32 TCP:9000"}, w.look(named), "beside those that it names")
+
+	set.Spec.Volumes = own[2:]
+	require.NoError(t, w.client.Update(t.Context(), set))
+	require.Empty(t, w.look(set))
 	require.Empty(t, w.told())
 }
 
@@ -333,7 +362,18 @@ func TestSetsVolumesAndPoliciesWakeIt(t *testing.T) {
 	require.NoError(t, w.client.Get(t.Context(), client.ObjectKeyFromObject(set), set))
 	set.Annotations = nil
 	require.NoError(t, w.client.Update(t.Context(), set))
-	require.Eventually(t, func() bool {
-		return apierrors.IsNotFound(w.client.Get(t.Context(), client.ObjectKeyFromObject(np), np))
-	}, 20*time.Second, 20*time.Millisecond)
+	gone := func() {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			return apierrors.IsNotFound(w.client.Get(t.Context(), client.ObjectKeyFromObject(np), np))
+		}, 20*time.Second, 20*time.Millisecond)
+	}
+	gone()
+	set.Spec.Volumes = []v1alpha1.PoolVolume{{Name: "own", MountPath: "/own", PersistentVolume: &v1alpha1.PersistentVolumeSource{Name: w.ns + "-later"}}}
+	require.NoError(t, w.client.Update(t.Context(), set))
+	w.volume("later", mount.DriverOSS, map[string]string{"bucket": "data", "url": "http://10.1.2.6:9000"})
+	eventually(set, "10.1.2.6/32 TCP:9000")
+	set.Spec.Volumes = nil
+	require.NoError(t, w.client.Update(t.Context(), set))
+	gone()
 }

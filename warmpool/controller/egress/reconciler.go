@@ -1,5 +1,5 @@
-// Package egress lets the sandboxes of a pool out to the servers of the volumes that its SandboxSet names, and nowhere else: it keeps one
-// NetworkPolicy per set, and looks the servers' names up again and again. Whether anybody enforces NetworkPolicies is the cluster's matter.
+// Package egress lets the sandboxes of a pool out to the servers of the volumes that its SandboxSet has or names, and nowhere else: it keeps
+// one NetworkPolicy per set, and looks the servers' names up again and again. Whether anybody enforces NetworkPolicies is the cluster's matter.
 package egress
 
 import (
@@ -93,13 +93,13 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		r.recall(req.NamespacedName, false)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	list, asked := set.Annotations[v1alpha1.AnnotationEgressVolumes]
+	names, asked := volumes(&set)
 	m := r.recall(req.NamespacedName, asked)
 	if !asked {
 		return ctrl.Result{}, r.remove(ctx, &set)
 	}
 	p := &pass{Reconciler: r, memory: m, now: r.cfg.Clock.Now(), names: map[string]bool{}}
-	if err := p.gather(ctx, volumes(list)); err != nil {
+	if err := p.gather(ctx, names); err != nil {
 		return ctrl.Result{}, err
 	}
 	for name := range m.seen { // of volumes that are not among them any more
@@ -136,13 +136,23 @@ func (r *Reconciler) recall(key client.ObjectKey, keep bool) *memory {
 	return r.sets[key]
 }
 
-func volumes(list string) (out []string) {
-	for _, name := range strings.Split(list, ",") {
+// volumes are the PersistentVolumes whose servers a set's pods are to reach: those of its own that the agent mounts, and those that its
+// annotation names for requests. What the kubelet mounts (claims, nfs) goes over the node's network, and opens nothing to the pod. Without any,
+// asked says whether the set has the annotation all the same.
+func volumes(set *v1alpha1.SandboxSet) (out []string, asked bool) {
+	list, asked := set.Annotations[v1alpha1.AnnotationEgressVolumes]
+	names := strings.Split(list, ",")
+	for _, v := range set.Spec.Volumes {
+		if v.PersistentVolume != nil {
+			names = append(names, v.PersistentVolume.Name)
+		}
+	}
+	for _, name := range names {
 		if name = strings.TrimSpace(name); name != "" && !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}
-	return out
+	return out, asked || len(out) > 0
 }
 
 // apply writes the set's policy if it is another one than before.
@@ -192,7 +202,7 @@ func (r *Reconciler) policy(ctx context.Context, set *v1alpha1.SandboxSet) (*net
 	return &has, nil
 }
 
-// remove takes away the policy of a set that names no volumes any more.
+// remove takes away the policy of a set that has and names no volumes any more.
 func (r *Reconciler) remove(ctx context.Context, set *v1alpha1.SandboxSet) error {
 	has, err := r.policy(ctx, set)
 	if errors.Is(err, errForeign) {

@@ -16,17 +16,17 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
-// Setup gives the reconciler to a manager: sets, their NetworkPolicies and the PersistentVolumes that they name wake it.
+// Setup gives the reconciler to a manager: sets, their NetworkPolicies and the PersistentVolumes that they have or name wake it.
 func (r *Reconciler) Setup(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("egress").
-		For(&v1alpha1.SandboxSet{}, builder.WithPredicates(predicate.AnnotationChangedPredicate{})).
+		For(&v1alpha1.SandboxSet{}, builder.WithPredicates(predicate.Or(predicate.AnnotationChangedPredicate{}, predicate.GenerationChangedPredicate{}))).
 		Owns(&networkingv1.NetworkPolicy{}).
 		Watches(&corev1.PersistentVolume{}, handler.EnqueueRequestsFromMapFunc(r.naming)).
 		Complete(r)
 }
 
-// naming are the sets that name a PersistentVolume.
+// naming are the sets that have or name a PersistentVolume.
 func (r *Reconciler) naming(ctx context.Context, pv client.Object) (out []reconcile.Request) {
 	var sets v1alpha1.SandboxSetList
 	if err := r.cfg.Client.List(ctx, &sets); err != nil {
@@ -34,7 +34,7 @@ func (r *Reconciler) naming(ctx context.Context, pv client.Object) (out []reconc
 		return nil
 	}
 	for i := range sets.Items {
-		if slices.Contains(volumes(sets.Items[i].Annotations[v1alpha1.AnnotationEgressVolumes]), pv.GetName()) {
+		if names, _ := volumes(&sets.Items[i]); slices.Contains(names, pv.GetName()) {
 			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&sets.Items[i])})
 		}
 	}
