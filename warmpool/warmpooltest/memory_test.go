@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"os/exec"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,10 +48,13 @@ func TestMemoryFollowsAFakeClock(t *testing.T) {
 // broken hands out the same sandbox twice and forgets what it was asked.
 type broken struct {
 	*warmpooltest.Memory
+	mu    sync.Mutex
 	first *warmpool.Sandbox
 }
 
 func (b *broken) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.first == nil {
 		s, err := b.Memory.Claim(ctx, warmpool.Claim{Template: c.Template})
 		if err != nil {
