@@ -89,10 +89,35 @@ const (
 	MountFailed  MountPhase = "Failed" // never came up, or died; Message says why
 )
 
+// MountVerdict is what the last look at a mount has shown.
+type MountVerdict string
+
+// The verdicts on a mount that was made. One that never was has none.
+const (
+	MountLive MountVerdict = "live"
+	MountSlow MountVerdict = "slow" // works, but a read takes long
+	MountHung MountVerdict = "hung" // the storage does not answer
+	MountDead MountVerdict = "dead" // nobody serves it any more, or it is gone
+)
+
+// MountKind is what mounts are counted by.
+type MountKind struct {
+	Phase   MountPhase
+	Verdict MountVerdict
+}
+
+// MountKinds are all that there are.
+func MountKinds() []MountKind {
+	return []MountKind{
+		{Phase: MountPending}, {MountReady, MountLive}, {MountReady, MountSlow}, {Phase: MountFailed}, {MountFailed, MountHung}, {MountFailed, MountDead},
+	}
+}
+
 // MountStatus is the intent of one mount and what is known of it.
 type MountStatus struct {
 	mount.Spec
 	Phase     MountPhase
+	Verdict   MountVerdict // empty before it is mounted, and for one that never was
 	Message   string
 	MountedAt time.Time
 }

@@ -36,17 +36,17 @@ func TestTheMountsOfOneMachineAreCounted(t *testing.T) {
 		require.NoError(t, err)
 		return text
 	}
-	count := func(phase string, n int) string {
-		return fmt.Sprintf("sandgate_mounts{driver=\"ossplugin.csi.alibabacloud.com\",phase=%q} %d\n", phase, n)
+	count := func(phase, verdict string, n int) string {
+		return fmt.Sprintf("sandgate_mounts{driver=\"ossplugin.csi.alibabacloud.com\",phase=%q,verdict=%q} %d\n", phase, verdict, n)
 	}
 	text := scraped()
-	require.Contains(t, text, count("Mounted", 1))
-	require.Contains(t, text, count("Failed", 0))
+	require.Contains(t, text, count("Mounted", "live", 1))
+	require.Contains(t, text, count("Failed", "hung", 0))
 	require.Contains(t, text, `sandgate_pool_claimed{pool="pool"} 1`)
 	s.signal(t, syscall.SIGSTOP, s.pids(t, "s3fs", sb.ID)...)
 	require.Eventually(t, func() bool {
 		text, err := scrape()
-		return err == nil && strings.Contains(text, count("Failed", 1))
+		return err == nil && strings.Contains(text, count("Failed", "hung", 1))
 	}, 25*time.Second, 200*time.Millisecond, "what its watcher has seen")
 	s.signal(t, syscall.SIGCONT, s.pids(t, "s3fs", sb.ID)...)
 	require.NoError(t, s.Kill(t.Context(), sb))

@@ -60,7 +60,7 @@ try:
     sandbox.files.write("/tmp/reader.py", READER)
     reader = sandbox.commands.run("python3 /tmp/reader.py", background=True, timeout=0)
     until("the reader reads", lambda: sandbox.files.exists("/tmp/reads") and told()["reads"] > 100)
-    until("the mount is in the sandbox's status", lambda: mount()["phase"] == "Mounted")
+    until("the mount is in the sandbox's status", lambda: (mount()["phase"], mount().get("verdict")) == ("Mounted", "live"))
     assert restarts("sandgate-csiagent") == 0
 
     failed = drill("agent killed", lambda: node("pkill", "-KILL", "-f", "^/csiagent serve"), lambda: restarts("sandgate-csiagent") == 1)

@@ -75,6 +75,7 @@ type mountView struct {
 	ReadOnly  bool           `json:"readOnly"`
 	Container string         `json:"container"`
 	Phase     string         `json:"phase"`
+	Verdict   string         `json:"verdict,omitempty"`
 	Message   string         `json:"message,omitempty"`
 	MountedAt string         `json:"mountedAt,omitempty"`
 }
@@ -159,7 +160,7 @@ func mountsOf(sb warmpool.Sandbox) []mountView {
 func mountOf(sb warmpool.Sandbox, m warmpool.MountStatus) mountView {
 	v := mountView{
 		MountID: m.ID, MountPath: m.Target, SubPath: m.SubPath, ReadOnly: m.ReadOnly, Container: m.Container,
-		Phase: string(m.Phase), Message: m.Message,
+		Phase: string(m.Phase), Verdict: string(m.Verdict), Message: m.Message,
 	}
 	switch {
 	case m.IsEphemeral():

@@ -87,7 +87,7 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 		switch {
 		case i >= 0:
 			told := sb.Status.Mounts[i]
-			st.Phase, st.Message = warmpool.MountPhase(told.Phase), told.Message
+			st.Phase, st.Verdict, st.Message = warmpool.MountPhase(told.Phase), warmpool.MountVerdict(told.Verdict), told.Message
 			if told.MountedAt != nil {
 				st.MountedAt = told.MountedAt.Time
 			}
@@ -99,6 +99,9 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 		case sb.Spec.Mounts[n].RequestedAt != nil && sb.Spec.Mounts[n].RequestedAt.After(as.StartedAt): // another replica may still be at it
 		case as.State == warmpool.Running && b.cfg.Clock.Since(as.StartedAt) < fresh:
 			st.Phase, st.MountedAt = warmpool.MountReady, as.StartedAt
+		}
+		if st.Phase == warmpool.MountReady && st.Verdict == "" { // it was read when it was mounted
+			st.Verdict = warmpool.MountLive
 		}
 		out = append(out, st)
 	}

@@ -239,7 +239,7 @@ func TestWhatTheControllerKnowsOfMountsIsTold(t *testing.T) {
 	require.Equal(t, warmpool.MountPending, got.Mounts[0].Phase)
 	at := metav1.NewTime(time.Now().Truncate(time.Second))
 	w.setStatus(t.Context(), sb, func(sb *v1alpha1.Sandbox) {
-		sb.Status.Mounts = []v1alpha1.MountStatus{{ID: "a", Phase: "Mounted", MountedAt: &at}, {ID: "b", Phase: "Failed", Message: "no such bucket"}}
+		sb.Status.Mounts = []v1alpha1.MountStatus{{ID: "a", Phase: "Mounted", MountedAt: &at}, {ID: "b", Phase: "Failed", Verdict: "dead", Message: "no such bucket"}}
 	})
 	require.Eventually(t, func() bool {
 		got, err = b.Get(t.Context(), id)
@@ -248,4 +248,6 @@ func TestWhatTheControllerKnowsOfMountsIsTold(t *testing.T) {
 	require.True(t, got.Mounts[0].MountedAt.Equal(at.Time))
 	require.Equal(t, "no such bucket", got.Mounts[1].Message)
 	require.Equal(t, warmpool.MountFailed, got.Mounts[1].Phase)
+	require.Equal(t, warmpool.MountLive, got.Mounts[0].Verdict, "it was read when it was mounted")
+	require.Equal(t, warmpool.MountDead, got.Mounts[1].Verdict)
 }

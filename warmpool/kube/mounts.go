@@ -187,7 +187,7 @@ func (b *Backend) tidyMount(ctx context.Context, sb *v1alpha1.Sandbox, m mount.M
 // noted is the status of a mount that was seen a moment ago, whatever the controller has told of it so far.
 func (b *Backend) noted(sb *v1alpha1.Sandbox, m mount.Mount) warmpool.MountStatus {
 	now := b.cfg.Clock.Now()
-	st := warmpool.MountStatus{Spec: m.Spec, Phase: warmpool.MountReady, MountedAt: now}
+	st := warmpool.MountStatus{Spec: m.Spec, Phase: warmpool.MountReady, Verdict: warmpool.MountLive, MountedAt: now}
 	for _, known := range b.view(sb).Mounts {
 		if known.ID == m.ID && known.Phase == warmpool.MountReady && !known.MountedAt.IsZero() {
 			return known

@@ -106,7 +106,7 @@ type sandbox struct {
 	made    time.Time
 	reason  string
 	faults  map[string]string      // what is wrong with its mounts, by id
-	notes   map[string]string      // what there is to say of those that work
+	seen    map[string]node.Health // how its mounts were at the last look, by id
 	looked  time.Time              // when that was found out
 	given   map[string]mount.Mount // what it was asked to mount by this process, with the credentials, by id
 	lacks   map[string]lack        // what could not be given to its mounts, by id
@@ -261,12 +261,15 @@ func (s *sandbox) status(spec mount.Spec) warmpool.MountStatus {
 	st := warmpool.MountStatus{Spec: spec, Phase: warmpool.MountPending, MountedAt: s.Mounted[spec.ID]}
 	switch {
 	case s.faults[spec.ID] != "":
-		st.Phase, st.Message = warmpool.MountFailed, s.faults[spec.ID]
+		st.Phase, st.Verdict, st.Message = warmpool.MountFailed, warmpool.MountVerdict(s.seen[spec.ID].Verdict), s.faults[spec.ID]
 		if why := s.lacks[spec.ID].why; why != "" {
 			st.Message += "; " + why
 		}
 	case !st.MountedAt.IsZero():
-		st.Phase, st.Message = warmpool.MountReady, s.notes[spec.ID]
+		st.Phase, st.Verdict = warmpool.MountReady, warmpool.MountLive
+		if h := s.seen[spec.ID]; h.Works() { // else it was mounted again since
+			st.Verdict, st.Message = warmpool.MountVerdict(h.Verdict), h.Message
+		}
 	}
 	return st
 }

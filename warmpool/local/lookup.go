@@ -35,11 +35,9 @@ func (b *Backend) Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, er
 		if s.ending {
 			return warmpool.Sandbox{}, codeless(id)
 		}
-		s.faults, s.notes, s.looked = map[string]string{}, map[string]string{}, b.cfg.Clock.Now()
+		s.faults, s.seen, s.looked = map[string]string{}, healths, b.cfg.Clock.Now()
 		for id, h := range healths {
-			if h.Works() {
-				s.notes[id] = h.Message
-			} else {
+			if !h.Works() {
 				s.faults[id] = h.Message
 			}
 		}

@@ -6,7 +6,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
-	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 )
 
@@ -16,9 +15,9 @@ type mountGauge struct {
 	desc    *prometheus.Desc
 }
 
-// Mounts are the mounts of all sandboxes by phase, as a cluster's controller tells of its own.
+// Mounts are the mounts of all sandboxes by phase and verdict, as a cluster's controller tells of its own.
 func (b *Backend) Mounts() prometheus.Collector {
-	return &mountGauge{b, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase and driver.", []string{"phase", "driver"}, nil)}
+	return &mountGauge{b, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase, verdict and driver.", []string{"phase", "verdict", "driver"}, nil)}
 }
 
 // Describe implements prometheus.Collector.
@@ -27,17 +26,17 @@ func (g *mountGauge) Describe(out chan<- *prometheus.Desc) { out <- g.desc }
 // Collect implements prometheus.Collector.
 func (g *mountGauge) Collect(out chan<- prometheus.Metric) {
 	for k, n := range g.backend.countMounts() {
-		out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(n), string(k.phase), k.driver)
+		out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(n), string(k.Phase), string(k.Verdict), k.driver)
 	}
 }
 
 // kindOfMount is what mounts are counted by.
 type kindOfMount struct {
-	phase  warmpool.MountPhase
+	warmpool.MountKind
 	driver string
 }
 
-// countMounts counts the mounts that are asked for. Of a driver that has any, phases without one are told too, so that nobody waits for a
+// countMounts counts the mounts that are asked for. Of a driver that has any, kinds without one are told too, so that nobody waits for a
 // series to end.
 func (b *Backend) countMounts() map[kindOfMount]int {
 	type fitted struct {
@@ -65,17 +64,17 @@ func (b *Backend) countMounts() map[kindOfMount]int {
 			if driver == "" {
 				continue // of an earlier process, and lost: its driver is not written down
 			}
-			phase := warmpool.MountFailed
+			kind := warmpool.MountKind{Phase: warmpool.MountFailed, Verdict: warmpool.MountDead}
 			switch {
 			case s.r.Mounted[m.ID].IsZero():
-				phase = warmpool.MountPending
-			case there && live.Phase == node.Mounted:
-				phase = warmpool.MountReady
+				kind = warmpool.MountKind{Phase: warmpool.MountPending}
+			case there:
+				kind = warmpool.MountKind{Phase: warmpool.MountPhase(live.Phase), Verdict: warmpool.MountVerdict(live.Verdict)}
 			}
-			for _, p := range []warmpool.MountPhase{warmpool.MountPending, warmpool.MountReady, warmpool.MountFailed} {
-				count[kindOfMount{p, driver}] += 0
+			for _, k := range warmpool.MountKinds() {
+				count[kindOfMount{k, driver}] += 0
 			}
-			count[kindOfMount{phase, driver}]++
+			count[kindOfMount{kind, driver}]++
 		}
 	}
 	return count

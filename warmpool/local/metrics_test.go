@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,14 +25,27 @@ func TestMountsAreCountedByWhatWasLastSeenOfThem(t *testing.T) {
 			require.Equal(t, "sandgate_mounts", f.GetName())
 			for _, m := range f.Metric {
 				require.Equal(t, "driver", m.Label[0].GetName())
-				out[m.Label[1].GetValue()+" "+m.Label[0].GetValue()] = m.GetGauge().GetValue()
+				require.Equal(t, mount.DriverTmpfs, m.Label[0].GetValue())
+				out[strings.TrimSpace(m.Label[1].GetValue()+" "+m.Label[2].GetValue())] = m.GetGauge().GetValue()
 			}
 		}
 		return out
 	}
-	require.Equal(t, map[string]float64{"Pending " + mount.DriverTmpfs: 0, "Mounted " + mount.DriverTmpfs: 1, "Failed " + mount.DriverTmpfs: 0}, lines())
+	only := func(kind string) map[string]float64 {
+		out := map[string]float64{"Pending": 0, "Mounted live": 0, "Mounted slow": 0, "Failed": 0, "Failed hung": 0, "Failed dead": 0}
+		out[kind] = 1
+		return out
+	}
+	require.Equal(t, only("Mounted live"), lines())
+	for verdict, kind := range map[node.Verdict]string{
+		node.VerdictSlow: "Mounted slow", node.VerdictHung: "Failed hung", node.VerdictDead: "Failed dead", node.VerdictLive: "Mounted live",
+	} {
+		f.do(func() { f.known = served(verdict, "", m) })
+		require.Equal(t, only(kind), lines())
+	}
+	f.do(func() { f.known = nil })
+	require.Equal(t, only("Failed dead"), lines(), "one that is gone")
 	f.do(func() { f.known = served(node.VerdictDead, "its client has ended", m) })
-	require.Equal(t, map[string]float64{"Pending " + mount.DriverTmpfs: 0, "Mounted " + mount.DriverTmpfs: 0, "Failed " + mount.DriverTmpfs: 1}, lines())
 
 	begun := make(chan struct{})
 	f.do(func() {
@@ -48,10 +62,10 @@ func TestMountsAreCountedByWhatWasLastSeenOfThem(t *testing.T) {
 		done <- err
 	}()
 	<-begun
-	require.EqualValues(t, 1, lines()["Pending "+mount.DriverTmpfs])
+	require.EqualValues(t, 1, lines()["Pending"])
 	cancel()
 	require.Error(t, <-done)
-	require.EqualValues(t, 0, lines()["Pending "+mount.DriverTmpfs])
+	require.EqualValues(t, 0, lines()["Pending"])
 	require.Zero(t, f.looks, "no storage was asked")
 	require.NoError(t, w.Release(t.Context(), sb.ID))
 	require.Empty(t, lines())

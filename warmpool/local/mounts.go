@@ -167,7 +167,7 @@ func (b *Backend) asked(s *sandbox, mountID string) (mount.Spec, error) {
 func (b *Backend) forget(s *sandbox, mountID string) error {
 	b.mu.Lock()
 	s.Mounts = slices.DeleteFunc(slices.Clone(s.Mounts), func(m mount.Spec) bool { return m.ID == mountID })
-	s.Mounted, s.faults = without(s.Mounted, mountID), without(s.faults, mountID)
+	s.Mounted, s.faults, s.seen = without(s.Mounted, mountID), without(s.faults, mountID), without(s.seen, mountID)
 	delete(s.given, mountID)
 	delete(s.lacks, mountID)
 	b.mu.Unlock()

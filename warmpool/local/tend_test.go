@@ -173,6 +173,19 @@ func TestAMountIsGivenWhatItsSecretHasNow(t *testing.T) {
 	require.Len(t, r.all(), tries+1, "what cannot be looked up any more is left alone")
 }
 
+func TestASandboxTellsTheVerdictOnEachMount(t *testing.T) {
+	f, _, _, w, sb, m := tended(t)
+	for _, v := range []node.Verdict{node.VerdictLive, node.VerdictSlow, node.VerdictHung, node.VerdictDead, node.VerdictLive} {
+		f.do(func() { f.known = served(v, string(v), m) })
+		w.clock.Step(lookAge)
+		got, err := w.Get(t.Context(), sb.ID)
+		require.NoError(t, err)
+		require.Equal(t, warmpool.MountVerdict(v), got.Mounts[0].Verdict)
+		require.Equal(t, f.known[m.ID].Works(), got.Mounts[0].Phase == warmpool.MountReady)
+		require.Equal(t, string(v), got.Mounts[0].Message)
+	}
+}
+
 func TestMountsOfAnEarlierProcessAreGivenWhatTheirClientsTake(t *testing.T) {
 	f, volumes, r, w, sb, m := tended(t)
 	w.stop()

@@ -318,6 +318,7 @@ func mountsChange(ctx context.Context, t *testing.T, b Backend, tpl warmpool.Tem
 	require.True(t, made)
 	require.Equal(t, a.Spec, st.Spec)
 	require.Equal(t, warmpool.MountReady, st.Phase)
+	require.Equal(t, warmpool.MountLive, st.Verdict)
 	require.False(t, st.MountedAt.IsZero())
 
 	again, made, err := b.Publish(ctx, s.ID, a)

@@ -155,7 +155,7 @@ func (m *Memory) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox,
 		MadeFrom: copyTemplate(*t),
 	}
 	for _, v := range t.Volumes {
-		st := warmpool.MountStatus{Spec: v.Spec, Phase: warmpool.MountReady, MountedAt: now}
+		st := warmpool.MountStatus{Spec: v.Spec, Phase: warmpool.MountReady, Verdict: warmpool.MountLive, MountedAt: now}
 		if v.AtClaim {
 			st = warmpool.MountStatus{Spec: v.Spec, Phase: warmpool.MountPending}
 		}
@@ -193,7 +193,7 @@ func (m *Memory) Start(ctx context.Context, id warmpool.ID, start warmpool.Start
 	now := m.clock.Now()
 	s.State, s.EndAt, s.Token = warmpool.Running, now.Add(m.timeouts[id]), warmpool.Token("token-of-"+string(id))
 	for i := range s.Mounts {
-		s.Mounts[i].Phase, s.Mounts[i].MountedAt = warmpool.MountReady, now
+		s.Mounts[i].Phase, s.Mounts[i].Verdict, s.Mounts[i].MountedAt = warmpool.MountReady, warmpool.MountLive, now
 	}
 	m.starts[id] = start
 	return copySandbox(*s), nil

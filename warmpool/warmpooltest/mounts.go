@@ -28,7 +28,7 @@ func (m *Memory) Publish(ctx context.Context, id warmpool.ID, asked mount.Mount)
 	if st, room, err := m.roomNow(id, asked); !room || err != nil { // somebody was faster
 		return st, false, err
 	}
-	s, st := m.running(id), warmpool.MountStatus{Spec: asked.Spec, Phase: warmpool.MountReady, MountedAt: m.clock.Now()}
+	s, st := m.running(id), warmpool.MountStatus{Spec: asked.Spec, Phase: warmpool.MountReady, Verdict: warmpool.MountLive, MountedAt: m.clock.Now()}
 	s.Mounts = append(slices.Clone(s.Mounts), st)
 	return st, true, nil
 }

@@ -295,6 +295,11 @@ type MountStatus struct {
 	ReadOnly bool `json:"readOnly,omitempty"`
 	// +kubebuilder:validation:Enum=Pending;Mounted;Failed
 	Phase string `json:"phase"`
+	// Verdict is what the last look has shown: live and slow ones are Mounted, hung and dead ones Failed. Empty before the volume is mounted,
+	// and for one that never was.
+	// +optional
+	// +kubebuilder:validation:Enum=live;slow;hung;dead
+	Verdict string `json:"verdict,omitempty"`
 	// Message says why the mount failed, or that it is slow or was healed.
 	// +optional
 	Message string `json:"message,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
@@ -16,9 +17,9 @@ type mountGauge struct {
 	desc    *prometheus.Desc
 }
 
-// Mounts are the mounts of all sandboxes by phase. Only the replica that is elected has any, so that none counts twice.
+// Mounts are the mounts of all sandboxes by phase and verdict. Only the replica that is elected has any, so that none counts twice.
 func Mounts(reader client.Reader, elected <-chan struct{}) prometheus.Collector {
-	return &mountGauge{reader, elected, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase and driver.", []string{"phase", "driver"}, nil)}
+	return &mountGauge{reader, elected, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase, verdict and driver.", []string{"phase", "verdict", "driver"}, nil)}
 }
 
 // Describe implements prometheus.Collector.
@@ -35,17 +36,20 @@ func (g *mountGauge) Collect(out chan<- prometheus.Metric) {
 	if g.reader.List(context.Background(), &list, client.UnsafeDisableDeepCopy) != nil {
 		return
 	}
-	type kind struct{ phase, driver string }
+	type kind struct {
+		warmpool.MountKind
+		driver string
+	}
 	count := map[kind]int{}
 	for i := range list.Items {
 		for _, m := range list.Items[i].Status.Mounts {
-			for _, phase := range []string{pending, mounted, failing} { // zero is told too, so that nobody waits for a series to end
-				count[kind{phase, m.Driver}] += 0
+			for _, k := range warmpool.MountKinds() { // zero is told too, so that nobody waits for a series to end
+				count[kind{k, m.Driver}] += 0
 			}
-			count[kind{m.Phase, m.Driver}]++
+			count[kind{warmpool.MountKind{Phase: warmpool.MountPhase(m.Phase), Verdict: warmpool.MountVerdict(m.Verdict)}, m.Driver}]++
 		}
 	}
 	for k, n := range count {
-		out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(n), k.phase, k.driver)
+		out <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, float64(n), string(k.Phase), string(k.Verdict), k.driver)
 	}
 }

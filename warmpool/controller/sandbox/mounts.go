@@ -107,9 +107,9 @@ func (j *job) quiet(ctx context.Context, out *report) bool {
 	}
 	for i, k := range known {
 		st := k
-		st.Source, st.Message = sourceOf(k), healths[i].Message
+		st.Source, st.Verdict, st.Message = sourceOf(k), string(healths[i].Verdict), healths[i].Message
 		out.mounts = append(out.mounts, st)
-		out.notes = append(out.notes, news(k, st, healths[i].Verdict)...)
+		out.notes = append(out.notes, news(k, st)...)
 	}
 	return true
 }
@@ -168,21 +168,22 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 		switch {
 		case err == nil && health.Works():
 			st = j.up(st, known, health)
-			return st, false, append(j.renew(ctx, w), news(known, st, health.Verdict)...)
+			return st, false, append(j.renew(ctx, w), news(known, st)...)
 		case err != nil && !errors.Is(err, mount.ErrNotFound): // the agent cannot tell: what was known holds
-			st.Phase, st.Message, st.MountedAt = known.Phase, words(err), known.MountedAt
+			st.Phase, st.Verdict, st.Message, st.MountedAt = known.Phase, known.Verdict, words(err), known.MountedAt
 			if errors.Is(err, channel.ErrTooOld) {
-				st.Phase = failing
+				st.Phase, st.Verdict = failing, ""
 			}
 			return st, true, fresh(known, st)
 		}
 	}
+	st.Verdict = gone(known, health)
 	switch {
 	case w.fault != "":
 		st.Phase, st.Message = failing, w.fault
 		return st, true, fresh(known, st)
 	case !j.ours(known, w): // the request that claimed the sandbox is at it
-		st.Phase = pending
+		st.Phase, st.Verdict = pending, ""
 		return st, true, nil
 	}
 	if err := j.cfg.Fitter.Publish(ctx, j.sb, w.Mount); err != nil {
@@ -198,11 +199,20 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 		return j.hung(ctx, st, known)
 	}
 	now := metav1.NewTime(j.now)
-	st.Phase, st.Message, st.MountedAt = mounted, "", &now
+	st.Phase, st.Verdict, st.Message, st.MountedAt = mounted, string(node.VerdictLive), "", &now
 	if known.Phase == mounted {
 		notes = []note{{"MountRepaired", "volume " + st.Source + " at " + st.Path + " was gone and is mounted again"}}
 	}
 	return st, false, notes
+}
+
+// gone is the verdict on a mount that does not work: what the agent has seen, or that it is dead when the agent does not know it any more. One
+// that never was has none.
+func gone(known v1alpha1.MountStatus, h node.Health) string {
+	if h.Verdict == "" && (known.Phase == mounted || known.Verdict != "") {
+		return string(node.VerdictDead)
+	}
+	return string(h.Verdict)
 }
 
 // hung looks again at a mount that did not answer, and stays where it is.
@@ -210,13 +220,15 @@ func (j *job) hung(ctx context.Context, st, known v1alpha1.MountStatus) (v1alpha
 	h, err := j.health(ctx, j.sb, st)
 	if err == nil && h.Works() {
 		st = j.up(st, known, h)
-		return st, false, news(known, st, h.Verdict)
+		return st, false, news(known, st)
 	}
 	st.Phase, st.Message, st.MountedAt = failing, h.Message, known.MountedAt
 	if err != nil {
 		st.Message = words(err)
+	} else {
+		st.Verdict = string(h.Verdict)
 	}
-	return st, true, news(known, st, h.Verdict)
+	return st, true, news(known, st)
 }
 
 // health is what the agent says of a mount. It cannot see how another container of its pod has ended; the kubelet has told that.
@@ -235,7 +247,7 @@ func (j *job) ours(known v1alpha1.MountStatus, w wanted) bool {
 
 // up is the status of a mount that works.
 func (j *job) up(st, known v1alpha1.MountStatus, h node.Health) v1alpha1.MountStatus {
-	st.Phase, st.Message, st.MountedAt = mounted, h.Message, known.MountedAt
+	st.Phase, st.Verdict, st.Message, st.MountedAt = mounted, string(h.Verdict), h.Message, known.MountedAt
 	if known.Phase != mounted || st.MountedAt == nil {
 		now := metav1.NewTime(j.now)
 		st.MountedAt = &now
@@ -244,17 +256,17 @@ func (j *job) up(st, known v1alpha1.MountStatus, h node.Health) v1alpha1.MountSt
 }
 
 // news is the event of a mount whose health has changed, or that has been healed before anybody has looked.
-func news(known, now v1alpha1.MountStatus, v node.Verdict) []note {
+func news(known, now v1alpha1.MountStatus) []note {
 	if known.Phase == pending && now.Message == "" || known.Phase == now.Phase && known.Message == now.Message {
 		return nil
 	}
 	reason, message := "MountRecovered", "works"
 	switch {
-	case v == node.VerdictHung:
+	case now.Verdict == string(node.VerdictHung):
 		reason = "MountHung"
 	case now.Phase == failing:
 		reason = "MountFailed"
-	case v == node.VerdictSlow:
+	case now.Verdict == string(node.VerdictSlow):
 		reason = "MountSlow"
 	case now.Message != "":
 		reason = "MountHealed"

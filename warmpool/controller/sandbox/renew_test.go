@@ -18,12 +18,14 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
-// healthy is an agent whose mounts all work.
+// healthy is an agent whose mounts all work, unless it is told otherwise.
 type healthy struct {
 	Fitter
-	mu    sync.Mutex
-	given []string // volume and key
-	err   error
+	health    node.Health
+	healthErr error
+	mu        sync.Mutex
+	given     []string // volume and key
+	err       error
 }
 
 func (h *healthy) Publish(_ context.Context, _ *v1alpha1.Sandbox, m mount.Mount) error {
@@ -34,6 +36,9 @@ func (h *healthy) Publish(_ context.Context, _ *v1alpha1.Sandbox, m mount.Mount)
 }
 
 func (h *healthy) Health(context.Context, *v1alpha1.Sandbox, v1alpha1.MountStatus) (node.Health, error) {
+	if h.healthErr != nil || h.health.Verdict != "" {
+		return h.health, h.healthErr
+	}
 	return node.Health{Verdict: node.VerdictLive}, nil
 }
 
