@@ -1,6 +1,9 @@
 package injector_test
 
 import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
@@ -43,6 +48,7 @@ func rendered(t *testing.T, template string, set ...string) []byte {
 	cmd := exec.CommandContext(t.Context(), helm(t), append([]string{
 		"template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/" + template + ".yaml",
 	}, set...)...)
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir()) // where it keeps what it has learned of an API server
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(out))
 	return out
@@ -88,6 +94,63 @@ func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
 			needs, err = c.Needs([]string{"csi"})
 			require.NoError(t, err)
 			require.Equal(t, []string{injector.PlaceholderAgentSecret}, needs)
+		})
+	}
+}
+
+// cluster answers what helm asks an API server while it renders: there is nothing but the one EndpointSlice.
+func cluster(t *testing.T, addresses ...string) string {
+	t.Helper()
+	const slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
+	kinds := map[string]metav1.APIResource{
+		"v1": {Name: "namespaces", Kind: "Namespace"}, "discovery.k8s.io/v1": {Name: "endpointslices", Kind: "EndpointSlice", Namespaced: true},
+		"apiextensions.k8s.io/v1": {Name: "customresourcedefinitions", Kind: "CustomResourceDefinition"}, "agents.kruise.io/v1alpha1": {Name: "sandboxsets", Kind: "SandboxSet", Namespaced: true},
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, code := any(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: metav1.StatusReasonNotFound, Code: 404}), 404
+		version := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/apis/"), "/api/")
+		if kind, ok := kinds[version]; ok {
+			kind.Verbs = metav1.Verbs{"get", "list"}
+			answer, code = metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: version, APIResources: []metav1.APIResource{kind}}, 200
+		}
+		if r.URL.Path == slices {
+			slice := discoveryv1.EndpointSlice{TypeMeta: metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"}, ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: "default"}}
+			for _, a := range addresses {
+				slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{a}})
+			}
+			answer, code = slice, 200
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// Whatever looks at volumes' servers is told where the API servers are.
+func TestTheAPIServersThemselvesAreBarred(t *testing.T) {
+	flags := regexp.MustCompile(`-bar-endpoints=\S*`)
+	asking := []string{"--dry-run=server", "--kube-apiserver", cluster(t, "192.0.2.10", "192.0.2.11")}
+	for name, c := range map[string]struct {
+		set  []string
+		want string // empty for no flag
+	}{
+		"as the cluster has them":   {asking, "-bar-endpoints=192.0.2.10,192.0.2.11"},
+		"beside what is barred":     {append([]string{"--set", "policy.barredEndpoints={10.0.0.0/8,192.0.2.11}"}, asking...), "-bar-endpoints=10.0.0.0/8,192.0.2.11,192.0.2.10"},
+		"not where storage is":      {append([]string{"--set", "policy.barAPIServers=false"}, asking...), ""},
+		"not without a cluster":     {nil, ""},
+		"by hand without a cluster": {[]string{"--set", "policy.barredEndpoints={192.0.2.10}"}, "-bar-endpoints=192.0.2.10"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for template, times := range map[string]int{"gateway": 1, "controller": 1, "injection": 2} { // the agent, and the container of its clients
+				got := flags.FindAllString(string(rendered(t, template, c.set...)), -1)
+				if c.want == "" {
+					require.Empty(t, got, template)
+					continue
+				}
+				require.Equal(t, slices.Repeat([]string{c.want}, times), got, template)
+			}
 		})
 	}
 }

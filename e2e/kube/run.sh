@@ -76,7 +76,8 @@ store=$!
 say "helm install"
 helm() { "$CLUSTER" exec "$CACHE/cluster/bin/helm.d/helm" -n sandgate "$@"; }
 # The default pool's image is the one there is here; it is small, so that several of it fit.
-VALUES=(--set "defaultPool.image=$IMAGE" --set defaultPool.replicas=2 --set defaultPool.resources.requests.cpu=20m --set defaultPool.resources.limits.cpu=500m
+# The object store is on the API server's machine.
+VALUES=(--set policy.barAPIServers=false --set "defaultPool.image=$IMAGE" --set defaultPool.replicas=2 --set defaultPool.resources.requests.cpu=20m --set defaultPool.resources.limits.cpu=500m
   --set controller.resources.requests.cpu=20m --set gateway.resources.requests.cpu=20m)
 check "helm install gets ready" helm upgrade --install sandgate charts/sandgate --create-namespace "${VALUES[@]}" --wait --timeout 120s
 for f in e2e/testdata/seed/*.yaml e2e/kube/volumes.yaml; do

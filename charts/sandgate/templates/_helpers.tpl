@@ -20,6 +20,16 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- end }}
+{{- /* Where no volume's server may be: what is barred by hand, and the API servers themselves. `helm template` asks no cluster for those. */ -}}
+{{- define "sandgate.barred" -}}
+{{- $barred := .Values.policy.barredEndpoints -}}
+{{- if .Values.policy.barAPIServers -}}
+{{- range (lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes").endpoints -}}
+{{- $barred = concat $barred .addresses -}}
+{{- end -}}
+{{- end -}}
+{{- join "," (uniq $barred) -}}
+{{- end }}
 {{- /* The security contexts of pods and containers that need no right on the node. */ -}}
 {{- define "sandgate.nobody" -}}
 runAsNonRoot: true
