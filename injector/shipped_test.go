@@ -170,9 +170,18 @@ func TestAnAgentOnADriversImageCanBeInjected(t *testing.T) {
 			require.Equal(t, "registry.k8s.io/sig-storage/smbplugin:v1.20.1", s.Image)
 			require.Equal(t, []string{"/sandgate/csiagent", "serve"}, s.Command)
 			require.Equal(t, []string{
-				"-containers=sandbox", "-clients=/clients/clients.sock", "-plugin=smb.csi.k8s.io", "-plugin-context=csi.storage.k8s.io/pod.uid=$(POD_UID)", "--", "/smbplugin", "--endpoint=$(CSI_ENDPOINT)",
-				"--nodeid=$(NODE_NAME)",
+				"-containers=sandbox", "-clients=/clients/clients.sock", "-plugin=smb.csi.k8s.io",
+				"-plugin-context=csi.storage.k8s.io/pod.name=$(POD_NAME)", "-plugin-context=csi.storage.k8s.io/pod.namespace=$(POD_NAMESPACE)",
+				"-plugin-context=csi.storage.k8s.io/pod.uid=$(POD_UID)", "-plugin-context=csi.storage.k8s.io/serviceAccount.name=$(POD_SERVICE_ACCOUNT)",
+				"-plugin-context=csi.storage.k8s.io/ephemeral=false",
+				"--", "/smbplugin", "--endpoint=$(CSI_ENDPOINT)", "--nodeid=$(NODE_NAME)",
 			}, s.Args)
+			for _, arg := range s.Args {
+				for _, name := range regexp.MustCompile(`\$\(([A-Z_]+)\)`).FindAllStringSubmatch(arg, -1) {
+					said := slices.ContainsFunc(s.Env, func(e corev1.EnvVar) bool { return e.Name == name[1] })
+					require.True(t, said || name[1] == "CSI_ENDPOINT", "nobody says what %s is", name[0]) // the agent says that one
+				}
+			}
 		}
 	}
 	require.Equal(t, 1, agents)
@@ -187,6 +196,20 @@ func TestADriverIsToldByTheRuntimeThatBringsIt(t *testing.T) {
 	for _, component := range []string{"gateway", "controller"} {
 		require.Contains(t, string(rendered(t, component, values...)), "- -drivers=csi-smb=smb.csi.k8s.io\n", component)
 	}
+}
+
+func TestAPluginIsToldOfThePodUnlessItsValuesSayNo(t *testing.T) {
+	args := func(more ...string) string {
+		c := shipped(t, append([]string{"-f", "../examples/kubernetes/csi-driver-values.yaml"}, more...)...)
+		fitted, err := injector.Inject(pod(t, plain), c, []string{"agent-runtime", "csi-smb"}, values)
+		require.NoError(t, err)
+		at := slices.IndexFunc(fitted.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == "sandgate-csiagent" })
+		require.GreaterOrEqual(t, at, 0)
+		return strings.Join(fitted.Spec.InitContainers[at].Args, " ")
+	}
+	require.Contains(t, args(), "csi.storage.k8s.io/pod.uid=$(POD_UID)")
+	require.NotContains(t, args("--set", "agent.plugins[0].podInfo=false"), "csi.storage.k8s.io/")
+	require.Regexp(t, `ephemeral=false -plugin-context=mine=x --`, args("--set", "agent.plugins[0].context.mine=x"), "what is said last holds")
 }
 
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"

@@ -42,7 +42,11 @@ func withPlugin(t *testing.T, driver, program string, args ...string) *pod {
 	var err error
 	p.state, err = os.MkdirTemp("", "s") // short: a socket is in it
 	require.NoError(t, err)
-	p.extra = append([]string{"-plugin", driver, "--", path}, args...)
+	p.extra = []string{"-plugin", driver}
+	for _, said := range []string{"pod.name=p", "pod.namespace=default", "pod.uid=u", "serviceAccount.name=default", "ephemeral=false"} { // as the chart has it
+		p.extra = append(p.extra, "-plugin-context", "csi.storage.k8s.io/"+said)
+	}
+	p.extra = append(append(p.extra, "--", path), args...)
 	return p
 }
 

@@ -24,8 +24,8 @@ type Config struct {
 	Socket string
 	// Dir is a directory of this Driver's own, for what it has begun and for the mounts; nobody but root may enter it.
 	Dir string
-	// Context is added to the volume context of every volume that does not say otherwise, such as csi.storage.k8s.io/pod.uid for drivers
-	// that want to know the pod.
+	// Context is added to the volume context of every volume that does not say otherwise. What begins with csi.storage.k8s.io/, such as the pod's
+	// UID for drivers that want to know it, is as it is here whatever the volume says.
 	Context map[string]string
 	// CallTimeout bounds each call; 15 s when zero.
 	CallTimeout time.Duration

@@ -254,7 +254,7 @@ func (r *rig) left() []string {
 func volume() mount.Mount {
 	return mount.Mount{
 		Spec: mount.Spec{Volume: "pv", Target: "/data", SubPath: "a"}, Driver: name, VolumeHandle: "Handle/verbatim#1", FSType: "ext4",
-		Attributes: map[string]string{"server": "s", "mine": "attribute"}, Options: []string{"noatime", "vers=3"}, AccessMode: mount.ReadWriteOnce,
+		Attributes: map[string]string{"server": "s", "mine": "attribute", "csi.storage.k8s.io/pod.uid": "another's"}, Options: []string{"noatime", "vers=3"}, AccessMode: mount.ReadWriteOnce,
 		Owner: mount.Owner{UID: 1000, GID: 1001}, Secret: mount.Secret{"k": "CANARY-publish"}, StageSecret: mount.Secret{"k": "CANARY-stage"},
 	}
 }

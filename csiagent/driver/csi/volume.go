@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -26,12 +27,17 @@ type volume struct {
 	context map[string]string
 }
 
+// kubeletPrefix begins what a kubelet says of the pod, whatever the PersistentVolume says.
+const kubeletPrefix = "csi.storage.k8s.io/"
+
 func (d *Driver) volume(m mount.Mount) volume {
-	about := maps.Clone(d.config.Context)
-	if about == nil {
-		about = map[string]string{}
-	}
+	about := map[string]string{}
 	maps.Copy(about, m.Attributes)
+	for k, v := range d.config.Context {
+		if _, said := about[k]; !said || strings.HasPrefix(k, kubeletPrefix) {
+			about[k] = v
+		}
+	}
 	return volume{m, about}
 }
 
