@@ -18,7 +18,7 @@ import (
 type given struct {
 	mu   sync.Mutex
 	sums map[string][sha256.Size]byte
-	told map[string][sha256.Size]byte // that could not be given
+	told map[string][sha256.Size]byte // that could not be given, or why there are none
 }
 
 // bare says whether all of these mounts are known to have no credentials.
@@ -31,11 +31,24 @@ func (g *given) bare(mounts []v1alpha1.MountStatus) bool {
 	})
 }
 
+// is says whether a mount was given these. What else could not be given before is news when it comes again.
 func (g *given) is(id string, sum [sha256.Size]byte) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	have, known := g.sums[id]
-	return known && have == sum
+	if known && have == sum {
+		delete(g.told, id)
+		return true
+	}
+	return false
+}
+
+// none says whether a mount is known to have no credentials.
+func (g *given) none(id string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	sum, known := g.sums[id]
+	return known && sum == [sha256.Size]byte{}
 }
 
 func (g *given) put(id string, sum [sha256.Size]byte) {
@@ -45,9 +58,10 @@ func (g *given) put(id string, sum [sha256.Size]byte) {
 		g.sums = map[string][sha256.Size]byte{}
 	}
 	g.sums[id] = sum
+	delete(g.told, id)
 }
 
-// tell says whether nobody was told yet that these could not be given.
+// tell says whether nobody was told yet that these could not be given, or that there are none for this reason.
 func (g *given) tell(id string, sum [sha256.Size]byte) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -94,8 +108,11 @@ func (j *job) renewAll(ctx context.Context, out *report) {
 // renew gives a mount that works the credentials of its volume, when they are others than before. A mount that cannot take them goes on
 // with what it has, and is tried again at the next look.
 func (j *job) renew(ctx context.Context, w wanted) []note {
+	if w.fault != "" {
+		return j.bereft(w)
+	}
 	sum := digest(w.Secret)
-	if w.fault != "" || j.given.is(w.ID, sum) {
+	if j.given.is(w.ID, sum) {
 		return nil
 	}
 	if len(w.Secret) > 0 {
@@ -110,4 +127,13 @@ func (j *job) renew(ctx context.Context, w wanted) []note {
 	}
 	j.given.put(w.ID, sum)
 	return nil
+}
+
+// bereft tells once that a mount that works has no volume any more from which it could be mounted again, as when its Secret is gone.
+func (j *job) bereft(w wanted) []note {
+	if j.given.none(w.ID) || !j.given.tell(w.ID, sha256.Sum256([]byte(w.fault))) {
+		return nil
+	}
+	j.cfg.Log.Warn("volume of a mount that works cannot be had any more", "sandbox", j.sb.Name, "namespace", j.sb.Namespace, "mount", w.ID, "fault", w.fault)
+	return []note{{"CredentialsKept", "volume " + w.source() + " at " + w.Target + " goes on with what it has, and cannot be mounted again: " + w.fault}}
 }

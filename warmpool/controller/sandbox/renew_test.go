@@ -42,9 +42,10 @@ func (h *healthy) Health(context.Context, *v1alpha1.Sandbox, v1alpha1.MountStatu
 	return node.Health{Verdict: node.VerdictLive}, nil
 }
 
-// shelf are two volumes, one of them with a Secret.
+// shelf are two volumes, one of them with a Secret, unless that is gone.
 type shelf struct {
 	key   string
+	gone  bool
 	reads int
 	err   error
 }
@@ -67,6 +68,9 @@ func (s *shelf) PersistentVolumeClaim(context.Context, string, string) (*corev1.
 }
 
 func (s *shelf) Secret(context.Context, string, string) (*corev1.Secret, error) {
+	if s.gone {
+		return nil, warmpool.Errorf(warmpool.NotFound, "none")
+	}
 	return &corev1.Secret{Data: map[string][]byte{"key": []byte(s.key)}}, nil
 }
 
@@ -111,7 +115,21 @@ func TestAMountThatWorksIsGivenWhatItsSecretHasNow(t *testing.T) {
 	require.Equal(t, []note{{"CredentialsKept", "volume closed at /data/closed keeps its earlier credentials: " + agent.err.Error()}}, look().notes)
 	require.Empty(t, look().notes, "told once")
 	require.Equal(t, []string{"closed 3"}, agent.given, "and tried again")
-	agent.err = node.ErrConflict
+	agent.err = nil
+	require.Empty(t, look().notes)
+	lost := note{"CredentialsKept", `volume closed at /data/closed goes on with what it has, and cannot be mounted again: ` +
+		`volume: PersistentVolume "closed" is set up wrongly: the Secret that it names does not exist`}
+	volumes.gone = true
+	require.Equal(t, []note{lost}, look().notes, "of the volume that needs one")
+	require.Empty(t, look().notes, "told once")
+	require.Empty(t, agent.given, "and left alone")
+	volumes.gone = false
+	require.Empty(t, look().notes)
+	volumes.gone = true
+	require.Equal(t, []note{lost}, look().notes, "and told again when it is gone again")
+	memory = &given{}
+	require.Equal(t, []note{lost}, look().notes, "and by a controller that starts")
+	volumes.gone, volumes.key, agent.err = false, "4", node.ErrConflict
 	require.Empty(t, look().notes)
 	look()
 	require.Empty(t, agent.given, "a volume that was changed under its mount is nobody's to renew")
