@@ -22,6 +22,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss/osstest"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
+	"github.com/sandgate-dev/sandgate/csiagent/probe"
 )
 
 // leap is a clock that can be put forward; its timers run in real time.
@@ -235,8 +236,10 @@ func TestAHungClientIsReplacedAfterItsTimeUnlessTheStoreIsToBlame(t *testing.T) 
 	now.forward(31 * time.Second)
 	require.Never(t, func() bool { return client(t, w.config.Dir) != pid && len(w.box.mounts(t, "/data")) == 0 }, 500*time.Millisecond, 20*time.Millisecond)
 	require.True(t, alive(pid), "what it has not uploaded yet would be lost for nothing")
+	began := time.Now()
 	require.NoError(t, s.process.Process.Signal(unix.SIGCONT))
 	require.Eventually(t, func() bool { return !alive(pid) && verdict(w).Works() }, 60*time.Second, 20*time.Millisecond, w.log)
+	t.Logf("replaced %v after its store went on", time.Since(began))
 	require.Error(t, <-reader, "who waited for it goes on")
 	require.Contains(t, verdict(w).Message, "did not answer")
 	require.Len(t, w.box.mounts(t, "/data"), 1)
@@ -263,13 +266,26 @@ func (s sluggish) Read(ctx context.Context, dir *os.File, fstype string) error {
 	return s.Probe.Read(ctx, dir, fstype)
 }
 
-// TestRecovery prints how long a volume is gone when its client is killed with a reader going on: RECOVERY=n for n rounds.
-func TestRecovery(t *testing.T) {
-	rounds := 5
+// rounds is how often a drill is done: RECOVERY=n for n times.
+func rounds(t *testing.T, usual int) int {
+	t.Helper()
 	if n := os.Getenv("RECOVERY"); n != "" {
-		_, err := fmt.Sscan(n, &rounds)
+		_, err := fmt.Sscan(n, &usual)
 		require.NoError(t, err)
 	}
+	return usual
+}
+
+// spread is what is told of a drill.
+func spread(took []time.Duration) string {
+	slices.Sort(took)
+	return fmt.Sprintf("p50 %v, p95 %v, max %v of %d", took[len(took)/2].Round(time.Millisecond), took[len(took)*95/100].Round(time.Millisecond),
+		took[len(took)-1].Round(time.Millisecond), len(took))
+}
+
+// TestRecovery prints how long a volume is gone when its client is killed with a reader going on.
+func TestRecovery(t *testing.T) {
+	rounds := rounds(t, 5)
 	now := &leap{}
 	s, w := newStore(t), newWorld(t, func(c *node.Config) { c.Clock = now })
 	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
@@ -303,7 +319,42 @@ func TestRecovery(t *testing.T) {
 		now.forward(2 * time.Minute) // else deaths add up
 	}
 	require.Len(t, took, rounds)
-	slices.Sort(took)
-	t.Logf("recovery of a killed FUSE client: p50 %v, p95 %v, max %v of %d; %d of %d reads, one a millisecond, failed",
-		took[len(took)/2].Round(time.Millisecond), took[len(took)*95/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), rounds, failed, reads)
+	t.Logf("recovery of a killed FUSE client: %s; %d of %d reads, one a millisecond, failed", spread(took), failed, reads)
+}
+
+// TestRecoveryOfAStoppedClient prints when a client that is stopped is told of, and how long after its time another one answers.
+func TestRecoveryOfAStoppedClient(t *testing.T) {
+	now := &leap{}
+	s, w := newStore(t), newWorld(t, func(c *node.Config) {
+		p := prober()
+		p.Timeout = probe.DefaultTimeout
+		c.Clock, c.LookEvery, c.Probe = now, 50*time.Millisecond, p
+	})
+	require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+	require.NoError(t, os.WriteFile(w.box.path("data", "f"), []byte("x"), 0o644))
+	var told, back []time.Duration
+	for range rounds(t, 3) {
+		pid := client(t, w.config.Dir)
+		began := time.Now()
+		require.NoError(t, unix.Kill(pid, unix.SIGSTOP))
+		require.Eventually(t, func() bool { return verdict(w).Verdict == node.VerdictHung }, 30*time.Second, time.Millisecond, w.log)
+		told = append(told, time.Since(began))
+		served := make(chan struct{})
+		go func() { // waits for the stopped one, and then for another
+			for {
+				if _, err := os.ReadFile(w.box.path("data", "f")); err == nil {
+					close(served)
+					return
+				}
+			}
+		}()
+		now.forward(31 * time.Second)
+		began = time.Now()
+		<-served
+		back = append(back, time.Since(began))
+		w.heals(pid)
+		require.Eventually(t, func() bool { return !alive(pid) }, 10*time.Second, 5*time.Millisecond)
+		now.forward(2 * time.Minute) // else deaths add up
+	}
+	t.Logf("a stopped FUSE client: told of after %s; after its time a reader has another one after %s", spread(told), spread(back))
 }

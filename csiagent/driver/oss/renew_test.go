@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -61,17 +62,24 @@ func replaced(t *testing.T, i revoking, w world, bare func(mount.Mount) mount.Mo
 	defer func() { _ = open.Close() }()
 
 	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var calls int
+	var longest time.Duration
 	stop, failed := make(chan struct{}), make(chan error, 64)
 	work := func(once func(n int) error) {
 		wg.Go(func() {
 			for n := 0; ; n++ {
 				select {
 				case <-stop:
-					t.Logf("%d rounds", n)
 					return
 				default:
 				}
-				if err := once(n); err != nil {
+				begin := time.Now()
+				err := once(n)
+				mu.Lock()
+				calls, longest = calls+1, max(longest, time.Since(begin))
+				mu.Unlock()
+				if err != nil {
 					select {
 					case failed <- err:
 					default:
@@ -95,10 +103,13 @@ func replaced(t *testing.T, i revoking, w world, bare func(mount.Mount) mount.Mo
 	work(func(n int) error {
 		return os.WriteFile(filepath.Join(w.dir, fmt.Sprintf("w%d ä+&", n%4)), []byte("x"), 0o600)
 	})
-	for range 5 {
+	var took []time.Duration
+	for range 10 {
 		i.await(t, old)
 		fresh := next()
+		begin := time.Now()
 		require.NoError(t, w.Renew(t.Context(), src.Client, i.mount(fresh)))
+		took = append(took, time.Since(begin))
 		i.revoke(old)
 		old = fresh
 	}
@@ -106,6 +117,9 @@ func replaced(t *testing.T, i revoking, w world, bare func(mount.Mount) mount.Mo
 	close(stop)
 	wg.Wait()
 	close(failed)
+	slices.Sort(took)
+	t.Logf("credentials replaced %d times: p50 %v, max %v until the earlier ones can be revoked; %d reads, lists and writes meanwhile, the longest %v",
+		len(took), took[len(took)/2], took[len(took)-1], calls, longest)
 	for err := range failed {
 		t.Error(err)
 	}
