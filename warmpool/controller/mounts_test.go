@@ -246,19 +246,26 @@ func TestTheHealthOfAMountIsInItsStatusAndEachChangeAnEvent(t *testing.T) {
 	w := newWorld(t)
 	sb := w.handedOut("pool", dataA())
 	w.phases(sb, "a Mounted")
-	for _, c := range []struct{ message, phase, event string }{
-		{"slow: a read takes longer than 1s", "Mounted", "MountSlow"},
-		{"hung: the storage does not answer", "Failed", "MountHung"},
-		{"", "Mounted", "MountRecovered"},
-		{"healed once, last at 2026-01-02T03:04:05Z: the client was killed", "Mounted", "MountHealed"},
+	for _, c := range []struct{ message, phase, verdict, event string }{
+		{"slow: a read takes longer than 1s", "Mounted", "slow", "MountSlow"},
+		{"hung: the storage does not answer", "Failed", "hung", "MountHung"},
+		{"", "Mounted", "live", "MountRecovered"},
+		{"dead: nobody serves this volume any more", "Failed", "dead", "MountFailed"},
+		{"healed once, last at 2026-01-02T03:04:05Z: the client was killed", "Mounted", "live", "MountHealed"},
 	} {
 		w.fitter.with(func(f *fitter) {
 			f.agents[sb.UID].mounts["h-pv-a /data/a"] = c.message
-			f.publish = func(mount.Mount) error { return errStays }
+			f.publish = func(mount.Mount) error {
+				if c.verdict == "dead" {
+					return fmt.Errorf("%w: %s", mount.ErrUnavailable, c.message)
+				}
+				return errStays
+			}
 		})
 		w.eventually(func(c2 *assertT) {
 			m := w.get(sb).Status.Mounts[0]
-			require.Equal(c2, []string{c.message, c.phase}, []string{m.Message, m.Phase})
+			require.Contains(c2, m.Message, c.message)
+			require.Equal(c2, []string{c.verdict, c.phase}, []string{m.Verdict, m.Phase})
 			require.Contains(c2, w.events(sb.Name), c.event)
 		})
 	}
