@@ -172,6 +172,9 @@ func TestOnlyWhatItsSetHasMadeIsStock(t *testing.T) {
 		"a set of the same name that is gone": func(sb *v1alpha1.Sandbox) { sb.OwnerReferences[0].UID = "11111111-2222-3333-4444-555555555555" },
 		"no label of a pool":                  func(sb *v1alpha1.Sandbox) { delete(sb.Labels, v1alpha1.LabelPool) },
 		"an ID that is none":                  func(sb *v1alpha1.Sandbox) { sb.Labels[v1alpha1.LabelSandboxID] = "mine" },
+		"somebody's, given back to its set": func(sb *v1alpha1.Sandbox) {
+			sb.Spec.Claim = &v1alpha1.Claim{Principal: v1alpha1.Principal{Team: "red"}, Nonce: "n", Time: metav1.NowMicro()}
+		},
 	} {
 		sb := stockOf(set)
 		change(sb)
@@ -179,7 +182,7 @@ func TestOnlyWhatItsSetHasMadeIsStock(t *testing.T) {
 	}
 	require.NoError(t, w.client.Create(t.Context(), stockOf(other)))
 	w.stocked(b, "other", 1)
-	require.Eventually(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.ready == 7 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.ready == 8 }, 10*time.Second, 10*time.Millisecond)
 	tpl, err := b.Template(t.Context(), "base")
 	require.NoError(t, err)
 	require.Zero(t, tpl.Ready)
