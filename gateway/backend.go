@@ -13,8 +13,8 @@ type Backend interface {
 	Template(ctx context.Context, name string) (warmpool.Template, error)
 	// Templates lists the warm pools by name.
 	Templates(ctx context.Context) ([]warmpool.Template, error)
-	// Claim takes a sandbox for the claim's principal, from stock or made for it, within ctx's deadline. The claim's mounts
-	// are recorded as intent. NotFound (template), Exhausted (with RetryAfter), Unavailable.
+	// Claim takes a sandbox for the claim's principal, from stock or made for it, on one of the claim's nodes, within ctx's deadline. The
+	// claim's mounts are recorded as intent. NotFound (template), Exhausted (with RetryAfter), Unavailable.
 	Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error)
 	// Start initialises a claimed sandbox's daemon and publishes its mounts, together, and returns it running. When it
 	// returns an error nothing of the mounts is left; errors.Is(err, warmpool.ErrUnreachable) means that the sandbox is to

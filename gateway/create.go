@@ -36,11 +36,12 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 		return warmpool.Sandbox{}, err
 	}
 	resolving, done := s.observe.Phase(within, PhaseResolve, "")
-	template, mounts, err := s.mounts(resolving, c)
+	template, mounts, nodes, err := s.mounts(resolving, c)
 	done(err)
 	if err != nil {
 		return warmpool.Sandbox{}, coded(err)
 	}
+	c.Nodes = nodes
 	want := share{team: c.Principal.Team, mounts: len(template.Volumes) + len(c.Mounts), mounted: 1}
 	for range attempts {
 		var sb warmpool.Sandbox
@@ -73,6 +74,9 @@ func (s *Service) attempt(ctx context.Context, c warmpool.Claim, want share, mou
 			s.undo(ctx, claimed.ID)
 		}
 	}()
+	if c.Nodes != nil && !slices.Contains(c.Nodes, claimed.Node) {
+		return warmpool.Sandbox{}, warmpool.Errorf(warmpool.Internal, "sandbox %s is not on a node of its volumes", claimed.ID)
+	}
 	own, err := s.furnish(ctx, c, claimed)
 	if err != nil {
 		return warmpool.Sandbox{}, err

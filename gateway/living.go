@@ -59,7 +59,7 @@ func (s *Service) mountable(ctx context.Context, p warmpool.Principal, id warmpo
 	if derived {
 		spec.ID = spec.DerivedID()
 	}
-	resolved, faults, err := s.judge(ctx, sb.MadeFrom, warmpool.Claim{Principal: p, Metadata: sb.Metadata}, []mount.Spec{spec})
+	resolved, faults, err := s.judge(ctx, sb.MadeFrom, warmpool.Claim{Principal: p, Metadata: sb.Metadata}, &sb.Node, []mount.Spec{spec})
 	if err != nil {
 		return mount.Mount{}, err
 	}

@@ -16,33 +16,33 @@ import (
 func (s *Service) Check(ctx context.Context, c warmpool.Claim) error {
 	within, cancel := context.WithTimeout(ctx, s.limits.Create)
 	defer cancel()
-	_, _, err := s.mounts(within, c)
+	_, _, _, err := s.mounts(within, c)
 	return coded(err)
 }
 
-// mounts resolves and admits a claim's mounts, beside the volumes of its template. The error of refused ones is warmpool.Invalid around
-// mount.Faults, whose indexes are into c.Mounts.
-func (s *Service) mounts(ctx context.Context, c warmpool.Claim) (warmpool.Template, []mount.Mount, error) {
+// mounts resolves and admits a claim's mounts, beside the volumes of its template, and says on which nodes all of them are. The error of
+// refused ones is warmpool.Invalid around mount.Faults, whose indexes are into c.Mounts.
+func (s *Service) mounts(ctx context.Context, c warmpool.Claim) (_ warmpool.Template, _ []mount.Mount, nodes []string, _ error) {
 	template, err := s.backend.Template(ctx, c.Template)
 	if err != nil || len(c.Mounts) == 0 && len(template.Volumes) == 0 {
-		return template, nil, err
+		return template, nil, nil, err
 	}
 	resolved, faults, err := s.resolve(ctx, template, c)
 	if err != nil {
-		return template, nil, err
+		return template, nil, nil, err
 	}
-	return template, resolved, refusal(faults.Err())
+	return template, resolved[len(template.Volumes):], volume.Nodes(resolved), refusal(faults.Err())
 }
 
-// resolve is mounts for a template that is known, with the faults by themselves. The template's own volumes are judged with them: their
-// places are taken. What is wrong with one of those is no fault of the claim's mounts, but keeps it from its sandbox.
+// resolve is mounts for a template that is known, with the faults by themselves. The template's own volumes are judged with them, and come
+// first: their places are taken. What is wrong with one of those is no fault of the claim's mounts, but keeps it from its sandbox.
 func (s *Service) resolve(ctx context.Context, template warmpool.Template, c warmpool.Claim) ([]mount.Mount, mount.Faults, error) {
 	own := len(template.Volumes)
 	specs := make([]mount.Spec, own, own+len(c.Mounts))
 	for i, v := range template.Volumes {
 		specs[i] = v.Spec
 	}
-	resolved, faults, err := s.judge(ctx, template, c, append(specs, c.Mounts...))
+	resolved, faults, err := s.judge(ctx, template, c, s.node, append(specs, c.Mounts...))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -54,7 +54,7 @@ func (s *Service) resolve(ctx context.Context, template warmpool.Template, c war
 		f.Index -= own
 		of = append(of, f)
 	}
-	return resolved[own:], of, nil
+	return resolved, of, nil
 }
 
 // unfurnished is the error of a sandbox whose template has a volume that it cannot have.
@@ -62,9 +62,12 @@ func unfurnished(template warmpool.Template, volume mount.Spec, reason string) e
 	return warmpool.Errorf(warmpool.Invalid, "template '%s' brings volume '%s' at %s, which you cannot have: %s", template.Name, volume.ID, volume.Target, reason)
 }
 
-func (s *Service) judge(ctx context.Context, template warmpool.Template, c warmpool.Claim, specs []mount.Spec) ([]mount.Mount, mount.Faults, error) {
+// judge resolves and admits mounts for a sandbox of the template; node is the one that it is on, nil while there is no sandbox.
+func (s *Service) judge(
+	ctx context.Context, template warmpool.Template, c warmpool.Claim, node *string, specs []mount.Spec,
+) ([]mount.Mount, mount.Faults, error) {
 	resolved, err := volume.Resolve(ctx, s.reader, volume.Request{
-		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: specs, Drivers: s.policy.Drivers, Plugins: s.plugins, Default: s.volumes,
+		Principal: c.Principal, Template: template, Metadata: c.Metadata, Specs: specs, Drivers: s.policy.Drivers, Plugins: s.plugins, Default: s.volumes, Node: node,
 	})
 	var faults mount.Faults
 	if err != nil && !errors.As(err, &faults) {
@@ -98,7 +101,7 @@ func (s *Service) furnish(ctx context.Context, c warmpool.Claim, sb warmpool.San
 	if len(missing) == 0 {
 		return nil, nil
 	}
-	resolved, faults, err := s.judge(ctx, sb.MadeFrom, c, missing)
+	resolved, faults, err := s.judge(ctx, sb.MadeFrom, c, &sb.Node, missing)
 	if err == nil && len(faults) > 0 {
 		err = unfurnished(sb.MadeFrom, missing[max(faults[0].Index, 0)], faults[0].Reason)
 	}

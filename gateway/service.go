@@ -39,6 +39,8 @@ type Config struct {
 	Policy mount.Policy
 	// Plugins are the drivers of Policy that only sandboxes with a runtime of theirs have.
 	Plugins volume.Plugins
+	// Node is the name of the only one that there is; empty where there are more.
+	Node string
 	// Volumes is for those whose annotations name nobody; volume.Unbound when empty.
 	Volumes volume.Default
 	Limits  Limits
@@ -56,6 +58,7 @@ type Service struct {
 	reader  volume.Reader
 	policy  mount.Policy
 	plugins volume.Plugins
+	node    *string
 	volumes volume.Default
 	limits  Limits
 	quota   quota
@@ -81,6 +84,9 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("gateway: the mount policy allows no driver; start from mount.DefaultPolicy")
 	}
 	s := &Service{backend: c.Backend, reader: c.Reader, policy: c.Policy, plugins: c.Plugins, volumes: c.Volumes, limits: c.Limits, quota: quota{limits: c.Limits.Team}, observe: c.Observer, clock: c.Clock, logger: c.Logger}
+	if c.Node != "" {
+		s.node = &c.Node
+	}
 	if s.observe == nil {
 		s.observe = unobserved{}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -126,6 +127,79 @@ func TestAVolumeOfADriverThatTheTemplateLacksTakesNoSandbox(t *testing.T) {
 	refused(err)
 	share.Template = "smb"
 	_, err = s.Create(t.Context(), share)
+	require.NoError(t, err)
+}
+
+// onNode is a volume of one node.
+func onNode(name, node string) *corev1.PersistentVolume {
+	pv := warmpooltest.TmpfsVolume(name)
+	pv.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+		MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}},
+	}}}}
+	return pv
+}
+
+func TestASandboxIsWhereItsVolumesAre(t *testing.T) {
+	at := func(volume string) []mount.Spec {
+		return claim(mount.Spec{Volume: volume, Target: "/" + volume}).Mounts
+	}
+	placed := func(node string, own ...warmpool.PoolVolume) (*gateway.Service, *warmpooltest.Memory) {
+		pool := warmpooltest.NewMemory(testclock.NewFakePassiveClock(time.Now()), warmpool.Template{
+			Name: "base", Runtimes: []string{"csi"}, Containers: []warmpool.Container{{Name: "main", Mounts: true}}, Desired: 3, Volumes: own,
+		})
+		pool.Node = "a"
+		s, err := gateway.New(gateway.Config{
+			Backend: pool, Reader: warmpooltest.Volumes{"all": warmpooltest.TmpfsVolume("all"), "a": onNode("a", "a"), "b": onNode("b", "b")},
+			Policy: mount.DefaultPolicy(), Node: node, Limits: gateway.DefaultLimits(), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		})
+		require.NoError(t, err)
+		return s, pool
+	}
+	create := func(s *gateway.Service, specs ...mount.Spec) (warmpool.Sandbox, error) {
+		c := claim()
+		c.Mounts = specs
+		return s.Create(t.Context(), c)
+	}
+	s, pool := placed("")
+	var nodes []string
+	pool.OnClaim = func(_ context.Context, c warmpool.Claim) error {
+		nodes = c.Nodes
+		return nil
+	}
+	_, err := create(s, at("all")...)
+	require.NoError(t, err)
+	require.Nil(t, nodes)
+	sb, err := create(s, append(at("all"), at("a")...)...)
+	require.NoError(t, err)
+	require.Equal(t, []string{"a"}, nodes)
+
+	claimed := pool.Claimed()
+	_, err = create(s, append(at("a"), at("b")...)...)
+	require.Equal(t, warmpool.Invalid, warmpool.CodeOf(err))
+	require.ErrorContains(t, err, "is on no node that has the other volumes too")
+	_, err = create(s, at("b")...)
+	require.Error(t, err, "from a backend that does not heed the node")
+	require.Equal(t, []string{"b"}, nodes)
+	require.Equal(t, claimed, pool.Claimed(), "it is not handed out")
+
+	_, _, err = s.Mount(t.Context(), alice, sb.ID, at("b")[0])
+	require.Equal(t, warmpool.Invalid, warmpool.CodeOf(err))
+	require.ErrorContains(t, err, "is not on the node of the sandbox")
+
+	s, pool = placed("", warmpool.PoolVolume{Mount: mount.Mount{Spec: mount.Spec{ID: "own", Volume: "a", Target: "/own"}}, AtClaim: true})
+	pool.OnClaim = func(_ context.Context, c warmpool.Claim) error {
+		nodes = c.Nodes
+		return nil
+	}
+	_, err = create(s, at("all")...)
+	require.NoError(t, err)
+	require.Equal(t, []string{"a"}, nodes, "the pool's volumes are to be there too")
+
+	s, pool = placed("a")
+	_, err = create(s, at("b")...)
+	require.Equal(t, warmpool.Invalid, warmpool.CodeOf(err), "there is no other node")
+	require.Zero(t, pool.Claimed())
+	_, err = create(s, at("a")...)
 	require.NoError(t, err)
 }
 

@@ -40,6 +40,8 @@ type Claim struct {
 	// AllowInternet is nil where the caller said nothing; false takes the sandbox's network away, true never adds what the
 	// pool does not have.
 	AllowInternet *bool
+	// Nodes are the names of those that have all volumes of the sandbox, which is to be on one of them; nil: on any.
+	Nodes []string `json:",omitzero"`
 	// IdempotencyKey makes a repeated request get what the first one made. Empty for requests that do not say.
 	IdempotencyKey string
 }
@@ -67,6 +69,8 @@ type Sandbox struct {
 	// Token opens the in-sandbox daemon; only its owner gets to see it.
 	Token         Token
 	AllowInternet bool
+	// Node is the name of the one that it is on.
+	Node string
 	// MadeFrom is its template as it was when the sandbox was made, without the counts of a pool: what can be mounted depends on it.
 	MadeFrom Template
 	Mounts   []MountStatus

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -70,10 +72,15 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	node, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	node = strings.ToLower(node) // as the kubelet names it
 	policy := mount.DefaultPolicy()
 	policy.Drivers, policy.MaxMounts = slices.Sorted(maps.Keys(drivers)), cfg.MaxMounts
 	pool, err := local.New(local.Config{
-		Pool:  local.Pool{Sets: store.Sets, Changed: store.Changed, Max: cfg.MaxSandboxes, MaxMounts: cfg.MaxMounts, Reader: store, Default: cfg.Volumes},
+		Pool:  local.Pool{Sets: store.Sets, Changed: store.Changed, Max: cfg.MaxSandboxes, MaxMounts: cfg.MaxMounts, Reader: store, Default: cfg.Volumes, Node: node},
 		State: cfg.State, Envd: filepath.Join(cfg.Bin, "envd"), Starter: filepath.Join(cfg.Bin, "starter"), EnvdVersion: envd.Version,
 		Drivers: drivers, Policy: policy, Probe: prober(), Log: log,
 	})
@@ -88,7 +95,7 @@ func run(cfg config, log *slog.Logger, out io.Writer) error {
 		return err
 	}
 	service, err := gateway.New(gateway.Config{
-		Backend: pool, Reader: store, Policy: policy, Volumes: cfg.Volumes, Limits: limits, Observer: observer, Logger: log,
+		Backend: pool, Reader: store, Policy: policy, Node: node, Volumes: cfg.Volumes, Limits: limits, Observer: observer, Logger: log,
 	})
 	if err != nil {
 		pool.Close()

@@ -100,6 +100,8 @@ type Mount struct {
 	Enforced bool `json:",omitzero"`
 	// FSType is the PersistentVolume's fsType, for drivers that are not built in.
 	FSType string `json:",omitzero"`
+	// Nodes are the names of the nodes that alone have the volume; nil for all.
+	Nodes []string `json:",omitzero"`
 	// Secret holds the volume's credentials.
 	Secret Secret
 	// StageSecret holds those of nodeStageSecretRef, for drivers that are not built in.

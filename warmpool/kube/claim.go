@@ -25,7 +25,8 @@ import (
 var errTaken = errors.New("taken by another claim, or gone")
 
 // Claim takes a sandbox from stock by one write. When there is none it waits in line for one, and where the line is longer than
-// what the controller is making anyway, a sandbox is made for this claim alone: whichever is ready first is taken.
+// what the controller is making anyway, or only certain nodes will do, a sandbox is made for this claim alone: whichever is ready first is
+// taken.
 func (b *Backend) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
 	set, err := b.claimable(ctx, c)
 	if err != nil {
@@ -69,7 +70,7 @@ type order struct {
 
 // obtain gets a Sandbox for o, and says how.
 func (b *Backend) obtain(ctx context.Context, set *set, o order) (*v1alpha1.Sandbox, string, error) {
-	w := b.shelf.line(set.UID, func(delta int) { b.cfg.Observer.Waiting(set.Name, delta) })
+	w := b.shelf.line(set.UID, o.Nodes, func(delta int) { b.cfg.Observer.Waiting(set.Name, delta) })
 	defer w.leave()
 	within, cancel := context.WithCancel(ctx)
 	defer cancel() // ends a cold sandbox that came too late
@@ -84,7 +85,7 @@ func (b *Backend) obtain(ctx context.Context, set *set, o order) (*v1alpha1.Sand
 			if reason := set.template.Reason; reason != "" {
 				return nil, kindWarm, unfillable(set, reason)
 			}
-			if place > set.refill() {
+			if place > set.refill() || o.Nodes != nil { // what the controller is making may get to any node
 				ready, cold = b.makeCold(within, set, o), true
 			}
 		}
@@ -109,7 +110,7 @@ func (b *Backend) obtain(ctx context.Context, set *set, o order) (*v1alpha1.Sand
 			if latest := b.sets.of(set.pool()); latest != nil && latest.template.Reason != "" {
 				return nil, kindWarm, unfillable(set, latest.template.Reason)
 			}
-			return nil, kindWarm, exhausted(set, ctx.Err())
+			return nil, kindWarm, exhausted(set, o, ctx.Err())
 		}
 	}
 }
@@ -290,10 +291,14 @@ func unwritable(err error) error {
 	return &warmpool.Error{Code: warmpool.Unavailable, Message: "the cluster's API server does not answer; try again", RetryAfter: 2 * time.Second, Err: err}
 }
 
-func exhausted(set *set, why error) error {
+func exhausted(set *set, o order, why error) error {
+	where := ""
+	if o.Nodes != nil {
+		where = " on the nodes of its volumes"
+	}
 	return &warmpool.Error{
 		Code: warmpool.Exhausted, RetryAfter: 2 * time.Second, Err: why,
-		Message: fmt.Sprintf("no sandbox of template '%s' is free and none could be made in time; try again", set.Name),
+		Message: fmt.Sprintf("no sandbox of template '%s' is free%s and none could be made in time; try again", set.Name, where),
 	}
 }
 

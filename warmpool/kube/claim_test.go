@@ -87,6 +87,42 @@ func TestAWarmCreateIsOneWriteThatSaysAll(t *testing.T) {
 	require.Len(t, w.agents.of(sb.UID), 1)
 }
 
+// What is in stock is on node a; what is made for a claim is where its pod may be.
+func TestAClaimForNodesGetsASandboxThere(t *testing.T) {
+	w := newWorld(t)
+	place := func(sb *v1alpha1.Sandbox) {
+		sb.Status.PodInfo.NodeName = "a"
+		if affinity := sb.Spec.Template.Spec.Affinity; affinity != nil {
+			terms := affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+			sb.Status.PodInfo.NodeName = terms[0].MatchFields[0].Values[0]
+		}
+	}
+	w.outcome.Store(&place)
+	w.set("base", 2)
+	b := w.replica()
+	w.stocked(b, "base", 2)
+	c := order("base")
+	c.Nodes = []string{"a", "c"}
+	s, err := b.Claim(t.Context(), c)
+	require.NoError(t, err)
+	require.Equal(t, "a", s.Node)
+	require.Nil(t, w.object(s.ID).Spec.Template.Spec.Affinity, "it was in stock")
+
+	c.Nodes = []string{"b"}
+	s, err = b.Claim(t.Context(), c)
+	require.NoError(t, err)
+	require.Equal(t, "b", s.Node)
+	w.stocked(b, "base", 1)
+
+	none := w.replica(func(c *kube.Config) { c.Cold = -1 })
+	w.stocked(none, "base", 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err = none.Claim(ctx, c)
+	require.Equal(t, warmpool.Exhausted, warmpool.CodeOf(err))
+	require.ErrorContains(t, err, "on the nodes of its volumes")
+}
+
 func TestManyReplicasNeverHandOutTheSameSandbox(t *testing.T) {
 	w := newWorld(t)
 	const stock, claims = 50, 200

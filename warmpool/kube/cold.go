@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -92,6 +93,9 @@ func (b *Backend) coldObject(ctx context.Context, set *set, o order) (*v1alpha1.
 	}
 	shutdown := deadline(end, now)
 	pod := set.Spec.Template.DeepCopy()
+	if o.Nodes != nil {
+		bind(&pod.Spec, o.Nodes)
+	}
 	labels := map[string]string{
 		v1alpha1.LabelSandboxID: string(id), v1alpha1.LabelPool: set.Name, v1alpha1.LabelTemplate: set.Name, v1alpha1.LabelClaimed: "true",
 	}
@@ -110,6 +114,31 @@ func (b *Backend) coldObject(ctx context.Context, set *set, o order) (*v1alpha1.
 		},
 	}
 	return sb, nil
+}
+
+// bind lets a pod run on those nodes alone, beside what its template asks of a node.
+func bind(pod *corev1.PodSpec, nodes []string) {
+	if pod.Affinity == nil {
+		pod.Affinity = &corev1.Affinity{}
+	}
+	if pod.Affinity.NodeAffinity == nil {
+		pod.Affinity.NodeAffinity = &corev1.NodeAffinity{}
+	}
+	terms := []corev1.NodeSelectorTerm{{}}
+	if own := pod.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution; own != nil {
+		terms = own.NodeSelectorTerms
+	}
+	bound := &corev1.NodeSelector{}
+	for _, term := range terms {
+		for _, node := range nodes { // a field has one value
+			t := term.DeepCopy()
+			t.MatchFields = append(t.MatchFields, corev1.NodeSelectorRequirement{
+				Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node},
+			})
+			bound.NodeSelectorTerms = append(bound.NodeSelectorTerms, *t)
+		}
+	}
+	pod.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = bound
 }
 
 // nameOf is the name of a set's sandbox, and of its pod. Long set names are cut: a pod's name is its host name, too.

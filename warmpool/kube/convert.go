@@ -54,7 +54,7 @@ func (b *Backend) view(sb *v1alpha1.Sandbox) warmpool.Sandbox {
 	out := warmpool.Sandbox{
 		ID: idOf(sb), Template: sb.Labels[v1alpha1.LabelPool], State: b.state(sb), StartedAt: claim.Time.Time, EndAt: never,
 		Principal: warmpool.Principal{Team: claim.Principal.Team, Key: claim.Principal.Key}, Metadata: maps.Clone(claim.Metadata),
-		EnvdVersion: b.cfg.EnvdVersion, AllowInternet: true,
+		EnvdVersion: b.cfg.EnvdVersion, AllowInternet: true, Node: sb.Status.PodInfo.NodeName,
 	}
 	if at := sb.Spec.ShutdownTime; at != nil {
 		out.EndAt = at.Time

@@ -3,6 +3,7 @@ package kube
 import (
 	"container/list"
 	"math/rand/v2"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,7 +37,8 @@ func isSet(ref metav1.OwnerReference) bool {
 	return ref.Kind == "SandboxSet" && ref.APIVersion == v1alpha1.GroupVersion.String()
 }
 
-// pile is the stock of one set and those who wait for it. Guarded by the shelf's lock. While somebody waits there is no stock.
+// pile is the stock of one set and those who wait for it. Guarded by the shelf's lock. While somebody waits there is no stock that would do
+// for him.
 type pile struct {
 	stock   []*entry
 	waiters *list.List // of *waiter, the next one in front
@@ -60,14 +62,24 @@ func (p *pile) remove(e *entry) {
 	e.pile, e.at = nil, -1
 }
 
-// pick takes a random one out. Random, so that replicas of the gateway seldom want the same.
-func (p *pile) pick() *entry {
-	if len(p.stock) == 0 {
+// pick takes a random one out that is on one of the nodes. Random, so that replicas of the gateway seldom want the same.
+func (p *pile) pick(nodes []string) *entry {
+	n := len(p.stock)
+	if n == 0 {
 		return nil
 	}
-	e := p.stock[rand.IntN(len(p.stock))]
-	p.remove(e)
-	return e
+	for i, first := 0, rand.IntN(n); i < n; i++ {
+		if e := p.stock[(first+i)%n]; isOn(e.sb, nodes) {
+			p.remove(e)
+			return e
+		}
+	}
+	return nil
+}
+
+// isOn says whether a Sandbox is on one of the nodes; nil is all of them.
+func isOn(sb *v1alpha1.Sandbox, nodes []string) bool {
+	return nodes == nil || slices.Contains(nodes, sb.Status.PodInfo.NodeName)
 }
 
 // candidate is a piece of stock that its waiter alone tries to claim: as it was when it was taken from the shelf.
@@ -82,14 +94,15 @@ type waiter struct {
 
 	shelf   *shelf
 	set     types.UID
+	nodes   []string      // on which alone its stock may be; nil for all
 	place   *list.Element // in the line
 	waited  bool          // has been in line before: goes to the front
 	waiting func(delta int)
 }
 
-// line makes a waiter for the stock of a set; waiting is told when the line gets longer or shorter.
-func (s *shelf) line(set types.UID, waiting func(delta int)) *waiter {
-	return &waiter{got: make(chan candidate, 1), shelf: s, set: set, waiting: waiting}
+// line makes a waiter for the stock of a set on the nodes, nil for all; waiting is told when the line gets longer or shorter.
+func (s *shelf) line(set types.UID, nodes []string, waiting func(delta int)) *waiter {
+	return &waiter{got: make(chan candidate, 1), shelf: s, set: set, nodes: nodes, waiting: waiting}
 }
 
 // want asks for one candidate, and says how many are in line before it: 0 when the candidate is there already.
@@ -97,7 +110,7 @@ func (w *waiter) want() int {
 	w.shelf.mu.Lock()
 	defer w.shelf.mu.Unlock()
 	p := w.shelf.pileOf(w.set)
-	if e := p.pick(); e != nil {
+	if e := p.pick(w.nodes); e != nil {
 		w.give(e)
 		return 0
 	}
@@ -134,21 +147,22 @@ func (w *waiter) leave() {
 	}
 }
 
-// offer gives stock to whoever waits longest, else puts it on the pile. Called with the lock held.
+// offer gives stock to whoever of those that it would do for waits longest, else puts it on the pile. Called with the lock held.
 func (s *shelf) offer(e *entry) {
 	if e.sb == nil || e.taking || e.pile != nil || !isStock(e.sb) || s.byID[e.id] != e { // an ID is handed out once
 		return
 	}
 	p := s.pileOf(setOf(e.sb))
-	front := p.waiters.Front()
-	if front == nil {
-		p.add(e)
-		return
+	for place := p.waiters.Front(); place != nil; place = place.Next() {
+		if w, ok := place.Value.(*waiter); ok && isOn(e.sb, w.nodes) {
+			p.waiters.Remove(place)
+			w.place = nil
+			w.waiting(-1)
+			w.give(e)
+			return
+		}
 	}
-	w, _ := p.waiters.Remove(front).(*waiter)
-	w.place = nil
-	w.waiting(-1)
-	w.give(e)
+	p.add(e)
 }
 
 // back ends the try of a candidate that was not claimed. It is stock again unless refused says that the store has a newer state of

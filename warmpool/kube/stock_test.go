@@ -39,7 +39,7 @@ func TestACandidateThatHasChangedMeanwhileIsNotTried(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newShelf(time.Now)
-			w := s.line(set, func(int) {})
+			w := s.line(set, nil, func(int) {})
 			defer w.leave()
 			require.Equal(t, 1, w.want())
 			s.put(stock("7", func(*v1alpha1.Sandbox) {}), true)

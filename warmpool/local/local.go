@@ -43,6 +43,8 @@ type Pool struct {
 	// nobody; volume.Unbound when empty.
 	Reader  volume.Reader
 	Default volume.Default
+	// Node is the name of the machine, by which volumes are bound to it.
+	Node string
 	// Clock is the real one when nil.
 	Clock clock.WithTicker
 }
@@ -249,7 +251,7 @@ func (b *Backend) view(s *sandbox) warmpool.Sandbox {
 	out := warmpool.Sandbox{
 		ID: s.ID, Template: s.Template, Aliases: slices.Clone(s.Aliases), Principal: s.Principal, State: s.State, Reason: s.reason,
 		Metadata: clone(s.Metadata), StartedAt: s.StartedAt, EndAt: s.EndAt, Resources: s.Resources, EnvdVersion: b.version,
-		Token: b.token(s.record), AllowInternet: s.Internet, MadeFrom: b.madeFrom(s.record),
+		Token: b.token(s.record), AllowInternet: s.Internet, MadeFrom: b.madeFrom(s.record), Node: b.cfg.Node,
 	}
 	for _, spec := range s.Mounts {
 		out.Mounts = append(out.Mounts, s.status(spec))

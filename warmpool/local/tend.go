@@ -103,7 +103,7 @@ func (b *Backend) lacking(ctx context.Context, s *sandbox) (out []mount.Mount) {
 		return nil
 	}
 	ms, err := volume.Resolve(ctx, b.cfg.Reader, volume.Request{
-		Principal: r.Principal, Template: from, Metadata: r.Metadata, Specs: specs, Drivers: slices.Sorted(maps.Keys(b.drivers)), Default: b.cfg.Default,
+		Principal: r.Principal, Template: from, Metadata: r.Metadata, Specs: specs, Drivers: slices.Sorted(maps.Keys(b.drivers)), Default: b.cfg.Default, Node: &b.cfg.Node,
 	})
 	var faults mount.Faults
 	if err != nil && !errors.As(err, &faults) {

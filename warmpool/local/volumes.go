@@ -65,7 +65,7 @@ func (b *Backend) furnish(ctx context.Context, s *sandbox) error {
 	t := b.madeFrom(s.record)
 	b.mu.Unlock()
 	ms, err := volume.Resolve(ctx, b.cfg.Reader, volume.Request{
-		Template: t, Specs: specs, Drivers: slices.Sorted(maps.Keys(b.drivers)), Default: b.cfg.Default,
+		Template: t, Specs: specs, Drivers: slices.Sorted(maps.Keys(b.drivers)), Default: b.cfg.Default, Node: &b.cfg.Node,
 	})
 	if err == nil {
 		ms, err = volume.Expand(ms, s.ID, nil)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -99,21 +100,34 @@ func TestAClaimOfAPoolIsLookedUpInItsNamespace(t *testing.T) {
 	}}
 	pv := warmpooltest.TmpfsVolume("pv")
 	pv.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "default", Name: "data"}
+	pv.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+		MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{"here"}}},
+	}}}}
 	published := make(chan mount.Mount, 8)
 	f := newFake()
 	f.publish = func(_ context.Context, m mount.Mount) error {
 		published <- m
 		return nil
 	}
-	w := begin(t, f, func(p *Pool) {
-		p.Reader = claims{warmpooltest.Volumes{"pv": pv}, &corev1.PersistentVolumeClaim{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"},
-		}}
-	}, set)
+	on := func(machine string) func(*Pool) {
+		return func(p *Pool) {
+			p.Node = machine
+			p.Reader = claims{warmpooltest.Volumes{"pv": pv}, &corev1.PersistentVolumeClaim{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"},
+			}}
+		}
+	}
+	w := begin(t, f, on("here"), set)
 	m := <-published
 	require.Equal(t, mount.DriverTmpfs, m.Driver)
 	require.True(t, m.ReadOnly && m.OwnerReadOnly)
 	w.ready(1)
+
+	w = begin(t, newFake(), on("there"), set)
+	w.until("the pool says why it cannot be filled", func() bool {
+		tpl, err := w.Template(t.Context(), "base")
+		return err == nil && strings.Contains(tpl.Reason, "is not on the node of the sandbox")
+	})
 }
 
 // claims is a Reader with one claim.

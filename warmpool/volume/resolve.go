@@ -28,6 +28,8 @@ type Request struct {
 	Plugins Plugins
 	// Default is for volumes that name nobody; Unbound when empty.
 	Default Default
+	// Node is the name of the one that the sandbox is on; nil while it may be on any.
+	Node *string
 }
 
 // Resolve turns the specs of a request into mounts, in their order. What is wrong with them is one mount.Faults with all of
@@ -36,12 +38,22 @@ type Request struct {
 func Resolve(ctx context.Context, r Reader, req Request) ([]mount.Mount, error) {
 	res := &resolution{reader: r, req: req, volumes: map[name]source{}}
 	mounts := make([]mount.Mount, len(req.Specs))
+	var nodes []string // that have all volumes so far
+	astray := "is on no node that has the other volumes too"
+	if req.Node != nil {
+		nodes, astray = []string{*req.Node}, "is not on the node of the sandbox"
+	}
 	for i, spec := range req.Specs {
 		m, err := res.mount(ctx, i, spec)
 		if err != nil {
 			return nil, &warmpool.Error{Code: warmpool.Unavailable, Message: "volumes cannot be looked up at the moment; try again", Err: err}
 		}
 		mounts[i] = m
+		if left := common(nodes, m.Nodes); left == nil || len(left) > 0 {
+			nodes = left
+			continue
+		}
+		res.fault(i, mount.FieldVolume, "%s %q %s", cmp.Or(spec.Kind, "PersistentVolume"), spec.Volume, astray)
 	}
 	res.faults = append(res.faults, req.Template.Overfull(req.Specs)...)
 	return mounts, res.faults.Err()
@@ -90,7 +102,7 @@ func (res *resolution) mount(ctx context.Context, i int, spec mount.Spec) (mount
 	m.ReadOnly, m.OwnerReadOnly, m.Prefix = spec.ReadOnly || src.ReadOnly, src.ReadOnly, src.Prefix
 	m.Enforced = m.OwnerReadOnly || m.Prefix != "" || src.Enforced
 	m.Driver, m.VolumeHandle, m.Attributes, m.Options = src.Driver, src.VolumeHandle, src.Attributes, src.Options
-	m.AccessMode, m.FSType, m.Secret, m.StageSecret = src.AccessMode, src.FSType, src.Secret, src.StageSecret
+	m.Nodes, m.AccessMode, m.FSType, m.Secret, m.StageSecret = src.Nodes, src.AccessMode, src.FSType, src.Secret, src.StageSecret
 	return m, nil
 }
 

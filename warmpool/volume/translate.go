@@ -71,6 +71,11 @@ func translate(pv *corev1.PersistentVolume, drivers []string) source {
 			refuse("is set up wrongly: the attribute %s is not one of a driver; what begins with %s is said in annotations", k, mount.ContextPrefix)
 		}
 	}
+	nodes, reason := nodesOf(pv)
+	if reason != "" {
+		refuse("%s", reason)
+	}
+	src.Nodes = nodes
 	src.Options = options(pv.Spec.MountOptions)
 	src.AccessMode = widest(pv.Spec.AccessModes)
 	if src.AccessMode == mount.ReadOnlyMany || slices.Contains(src.Options, "ro") {

@@ -18,6 +18,8 @@ import (
 // Memory is a Backend whose sandboxes are records: for tests of what stands above a backend. The zero value of a hook does
 // nothing. Its stock is not refilled: a template's Desired is all there ever is.
 type Memory struct {
+	// Node is that of all sandboxes, whichever a claim wants.
+	Node string
 	// OnCheck is what drivers say of a mount before anything is claimed.
 	OnCheck func(m mount.Mount) error
 	// OnClaim runs before a claim takes stock; its error is the claim's.
@@ -152,7 +154,7 @@ func (m *Memory) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox,
 		ID: warmpool.NewID(), Template: t.Name, Aliases: slices.Clone(t.Aliases), Principal: c.Principal,
 		State: warmpool.Claimed, Metadata: maps.Clone(c.Metadata), StartedAt: now, EndAt: now.Add(claimGrace),
 		Resources: t.Resources, EnvdVersion: t.EnvdVersion, AllowInternet: c.AllowInternet == nil || *c.AllowInternet,
-		MadeFrom: copyTemplate(*t),
+		MadeFrom: copyTemplate(*t), Node: m.Node,
 	}
 	for _, v := range t.Volumes {
 		st := warmpool.MountStatus{Spec: v.Spec, Phase: warmpool.MountReady, Verdict: warmpool.MountLive, MountedAt: now}

@@ -45,6 +45,8 @@ const (
 	AnnotationReadOnly = "sandgate.dev/read-only"
 	// AnnotationTargets of a PersistentVolume: comma-separated absolute paths of sandboxes; it is mounted at or below one of them.
 	AnnotationTargets = "sandgate.dev/targets"
+	// AnnotationNodeAffinity of a PersistentVolume: "ignore" says that every node has it, whatever its nodeAffinity says.
+	AnnotationNodeAffinity = "sandgate.dev/node-affinity"
 	// AnnotationRuntimes of a pod that nobody here makes: comma-separated runtimes that the admission webhook injects.
 	AnnotationRuntimes = "sandgate.dev/inject-runtimes"
 	// AnnotationAgentSecret of a pod with AnnotationRuntimes: the Secret, beside it, with the certificate of its agent.

@@ -45,6 +45,7 @@ func (j *job) resolve(ctx context.Context) ([]wanted, error) {
 	var faults mount.Faults
 	resolved, err := volume.Resolve(ctx, j.cfg.Volumes, volume.Request{
 		Principal: principal, Template: t, Metadata: metadata, Specs: specs, Drivers: j.cfg.Policy.Drivers, Plugins: j.cfg.Plugins, Default: j.cfg.Default,
+		Node: &j.sb.Status.PodInfo.NodeName,
 	})
 	if err != nil && !errors.As(err, &faults) {
 		return nil, err
