@@ -47,6 +47,13 @@ func (n *Node) publishIf(ctx context.Context, m mount.Mount, wanted func(*entry)
 	if !wanted(n.at(p)) {
 		return nil
 	}
+	if m.Driver == mount.DriverEphemeral {
+		unlock, err := n.locks.take(ctx, volume(m.VolumeHandle))
+		if err != nil {
+			return fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
+		}
+		defer unlock()
+	}
 	r, err := newRecord(m)
 	if err != nil {
 		return err
@@ -193,11 +200,6 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount, ol
 	}
 	bring := n.stage
 	if m.Driver == mount.DriverEphemeral {
-		unlock, err := n.locks.take(ctx, volume(m.VolumeHandle))
-		if err != nil {
-			return fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
-		}
-		defer unlock()
 		bring = n.share
 	}
 	var done steps

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 	_ "unsafe" // for a step inside of attach
 
 	"github.com/stretchr/testify/require"
@@ -32,6 +33,8 @@ type pair struct {
 	mu  sync.Mutex
 	now map[string]*attach.Namespace // nil: the container has ended
 	box map[string]*box
+
+	asked func() // called when the Node asks for a container; nil for nobody
 }
 
 func newPair(t *testing.T) *pair {
@@ -40,6 +43,9 @@ func newPair(t *testing.T) *pair {
 	p.world = newWorld(t, func(c *node.Config) {
 		c.Drivers[mount.DriverEphemeral] = &tmpfs.Driver{Mode: tmpfs.ModeShared}
 		c.Target = func(_ context.Context, name string) (node.Target, error) {
+			if p.asked != nil {
+				p.asked()
+			}
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if ns := p.now[name]; ns != nil {
@@ -291,6 +297,27 @@ func TestAnEphemeralVolumeEndsWithItsLastMount(t *testing.T) {
 	require.NoError(t, p.UnpublishIdle(t.Context(), id))
 	p.publish(state("", false))
 	require.NoFileExists(t, p.file("", "heartbeat"), "another one of its name is another one")
+}
+
+func TestAnEphemeralVolumeStaysForAContainerThatIsGettingItAgain(t *testing.T) {
+	p := newPair(t)
+	p.publish(state("", false), state("reader", true))
+	require.NoError(t, os.WriteFile(p.file("", "heartbeat"), []byte("1"), 0o644))
+	p.end("")
+	p.begin("")
+	var once atomic.Bool
+	p.asked = func() {
+		if len(p.Known()) > 1 || once.Swap(true) {
+			return
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		id := node.Identity{VolumeHandle: state("", false).VolumeHandle, Container: "reader", Target: "/state"}
+		_ = p.Unpublish(ctx, id) // while its container has no mount, the other one loses its, or has to wait
+	}
+	p.publish(state("", false))
+	require.True(t, once.Load())
+	require.Equal(t, "1", p.read("", "heartbeat"))
 }
 
 func TestAnEphemeralVolumeThatCouldNotBeAttachedWasNeverThere(t *testing.T) {
