@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
 const interrupted = "the agent ended while this volume was being mounted"
@@ -115,6 +116,11 @@ func (n *Node) adopt(ctx context.Context, p page) error {
 		n.mu.Unlock()
 	}
 	n.add(e)
+	if e.Driver == mount.DriverEphemeral {
+		if err := n.remember(e.VolumeHandle); err != nil {
+			return fmt.Errorf("adopt mount %s: %w", e.Spec.ID, err)
+		}
+	}
 	if d, ok := n.config.Drivers[e.Driver].(Adopter); ok && e.Client.PID != 0 && e.dead == "" {
 		return d.Adopt(ctx, e.Client)
 	}

@@ -64,6 +64,9 @@ func readOnly(m mount.Mount) bool {
 // forced to disk.
 type journal struct{ dir string }
 
+// wrote is called after each change of what is written down; tests die in it.
+var wrote = func(string) {}
+
 const (
 	suffix = ".json"
 	next   = ".next"
@@ -89,6 +92,7 @@ func (j journal) begin(p place, r record) error {
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
+	wrote("begun")
 	return nil
 }
 
@@ -97,7 +101,16 @@ func (j journal) commit(p place) error {
 	if err := os.Rename(j.file(p, next), j.file(p, suffix)); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
+	wrote("committed")
 	return nil
+}
+
+// revoke undoes begin, and commit where nothing was at p before.
+func (j journal) revoke(p place, old *entry) error {
+	if old != nil {
+		return j.cancel(p)
+	}
+	return j.remove(p)
 }
 
 // cancel forgets what was begun at p.
@@ -105,7 +118,9 @@ func (j journal) cancel(p place) error { return j.erase(j.file(p, next)) }
 
 // remove forgets everything of p.
 func (j journal) remove(p place) error {
-	return errors.Join(j.erase(j.file(p, suffix)), j.cancel(p))
+	err := errors.Join(j.erase(j.file(p, suffix)), j.cancel(p))
+	wrote("removed")
+	return err
 }
 
 func (j journal) erase(file string) error {

@@ -66,6 +66,7 @@ type Node struct {
 	live   map[place]*entry
 	past   map[place]*past
 	held   map[string]*attach.Tree // of each ephemeral volume, by its handle
+	told   map[string]bool         // which of them are lost and begin empty
 	closed bool
 }
 
@@ -97,7 +98,7 @@ func New(c Config) (*Node, error) {
 		return nil, errors.New("node: Probe is needed: nothing is mounted before it was read")
 	}
 	defaults(&c)
-	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}, past: map[place]*past{}, held: map[string]*attach.Tree{}}
+	n := &Node{config: c, journal: journal{filepath.Join(c.Dir, "journal")}, staging: filepath.Join(c.Dir, "staging"), live: map[place]*entry{}, past: map[place]*past{}, held: map[string]*attach.Tree{}, told: map[string]bool{}}
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	for _, dir := range []string{c.Dir, n.journal.dir, n.staging} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

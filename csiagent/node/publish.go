@@ -215,7 +215,7 @@ func (n *Node) publish(ctx context.Context, p place, r record, m mount.Mount, ol
 	}
 	// From here on nothing of the volume is in this process's mount table: it lives as long as tree, then as the sandbox's mount.
 	r.Namespace, r.MountID, r.MountedAt = target.ID(), tree.ID(), n.config.Clock.Now().UTC()
-	done.did(func(context.Context) error { return n.journal.cancel(p) })
+	done.did(func(context.Context) error { return n.journal.revoke(p, old) })
 	if err := n.journal.begin(p, r); err != nil {
 		return err
 	}
@@ -247,10 +247,13 @@ func (n *Node) settle(ctx context.Context, target Target, p place, r record, m m
 		return err
 	}
 	e := &entry{record: r, asked: m}
-	n.add(e)
 	if r.Driver == mount.DriverEphemeral {
+		if err := n.remember(r.VolumeHandle); err != nil {
+			return err
+		}
 		n.hold(ctx, target, e)
 	}
+	n.add(e)
 	if old != nil {
 		n.bygone(ctx, old)
 	}

@@ -16,10 +16,11 @@ import (
 
 // An ephemeral volume is one file system for all of its mounts. It lives as long as somebody has a mount of it: the containers, and this
 // Node, which holds one more that is nowhere, so that a container may end and get it again. An agent that starts again takes its own from
-// a container that has one. Only when the agent and all of the containers end together is the volume lost; a file beside the journal
-// remembers that it was there, so that nobody gets an empty one for it without being told.
+// a container that has one. Only when the agent and all of the containers end together is the volume lost. A file beside the journal says
+// that it is there, so that nobody gets an empty one for it without being told: from when its first mount is written down until its last one
+// is about to be taken away. A later agent makes sure of it for each mount that lives.
 
-// errLost is told once, before such a volume begins anew.
+// errLost is told before such a volume begins anew: once, or again by an agent that has started in between.
 var errLost = fmt.Errorf("%w: its content is lost, since the agent and every container that had it have ended; it begins empty at the next try", mount.ErrUnavailable)
 
 // volume is the lock of an ephemeral volume; no target is called so.
@@ -39,13 +40,9 @@ func (n *Node) share(ctx context.Context, done *steps, driver Driver, p place, r
 		}
 		return tree, err
 	}
-	switch err := n.remember(m.VolumeHandle); {
-	case errors.Is(err, fs.ErrExist):
-		return nil, errors.Join(errLost, n.discard(m.VolumeHandle))
-	case err != nil:
+	if err := n.tell(m.VolumeHandle); err != nil {
 		return nil, err
 	}
-	done.did(func(context.Context) error { return n.discard(m.VolumeHandle) })
 	m.ReadOnly = false // this mount may be; the volume is another's to write to
 	return n.stage(ctx, done, driver, p, r, m)
 }
@@ -134,41 +131,71 @@ func (n *Node) hold(ctx context.Context, t Target, e *entry) {
 	n.have(e.VolumeHandle, tree)
 }
 
-// drop lets go of an ephemeral volume that has no mount any more.
-func (n *Node) drop(ctx context.Context, handle string) error {
-	unlock, err := n.locks.take(ctx, volume(handle))
+// leave takes away a mount of an ephemeral volume, and lets go of the volume with its last one.
+func (n *Node) leave(ctx context.Context, e *entry, take func(context.Context, *entry) error) error {
+	unlock, err := n.locks.take(ctx, volume(e.VolumeHandle))
 	if err != nil {
 		return fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
 	}
 	defer unlock()
-	for _, e := range n.entries() {
-		if e.of(handle) {
-			return nil
+	for _, other := range n.entries() {
+		if other.of(e.VolumeHandle) && other != e {
+			return take(ctx, e)
 		}
 	}
-	n.mu.Lock()
-	if held := n.held[handle]; held != nil {
-		_ = held.Close()
-		delete(n.held, handle)
+	if err := n.discard(e.VolumeHandle); err != nil { // whatever an agent that ends from here on has left of it
+		return err
 	}
-	n.mu.Unlock()
-	return n.discard(handle)
+	err = take(ctx, e)
+	if n.at(e.place()) == e {
+		return errors.Join(err, n.remember(e.VolumeHandle))
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if held := n.held[e.VolumeHandle]; held != nil {
+		_ = held.Close()
+		delete(n.held, e.VolumeHandle)
+	}
+	return err
 }
 
-// remember writes down that the volume is there; fs.ErrExist when it is written already.
+// remember writes down that the volume is there.
 func (n *Node) remember(handle string) error {
-	f, err := os.OpenFile(n.memory(handle), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
+	if err := os.WriteFile(n.memory(handle), nil, 0o600); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	return f.Close()
+	wrote("remembered")
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.told, handle)
+	return nil
 }
 
+// discard forgets it.
 func (n *Node) discard(handle string) error {
 	if err := os.Remove(n.memory(handle)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("journal: %w", err)
 	}
+	wrote("discarded")
 	return nil
+}
+
+// tell is errLost when the volume was there, and that has not been told yet. Nobody has it.
+func (n *Node) tell(handle string) error {
+	_, err := os.Stat(n.memory(handle))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("journal: %w", err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.told[handle] {
+		return nil
+	}
+	n.told[handle] = true
+	return errLost
 }
 
 func (n *Node) memory(handle string) string {

@@ -4,6 +4,8 @@ package node_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -332,6 +334,20 @@ func TestAnEphemeralVolumeThatCouldNotBeAttachedWasNeverThere(t *testing.T) {
 	other.Attributes = map[string]string{"size": "2Mi"}
 	var faults mount.Faults
 	require.True(t, errors.As(p.Publish(t.Context(), other), &faults), "one volume has one size")
+}
+
+func TestAnEphemeralVolumeWhoseLossCouldNotBeToldIsNotMounted(t *testing.T) {
+	p := newPair(t)
+	sum := sha256.Sum256([]byte(state("", false).VolumeHandle))
+	instead := filepath.Join(p.config.Dir, "journal", hex.EncodeToString(sum[:12])+".volume")
+	require.NoError(t, os.Mkdir(instead, 0o700))
+	require.ErrorContains(t, p.Publish(t.Context(), state("", false)), "its content is lost", "so it looks")
+	require.ErrorIs(t, p.Publish(t.Context(), state("", false)), unix.EISDIR)
+	require.Equal(t, []string{instead}, p.files())
+	require.Empty(t, p.box[""].mounts(t, "/state"))
+	require.Empty(t, p.Known())
+	require.NoError(t, os.Remove(instead))
+	p.publish(state("", false))
 }
 
 func TestAnotherDriversVolumeOfTheSameHandleIsNoEphemeralOne(t *testing.T) {

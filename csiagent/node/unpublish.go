@@ -42,11 +42,10 @@ func (n *Node) unpublish(ctx context.Context, id Identity, take func(context.Con
 	if e == nil || (id.VolumeHandle != "" && id.VolumeHandle != e.VolumeHandle) {
 		return nil
 	}
-	err = take(ctx, e)
 	if e.Driver == mount.DriverEphemeral {
-		err = errors.Join(err, n.drop(ctx, e.VolumeHandle))
+		return n.leave(ctx, e, take)
 	}
-	return err
+	return take(ctx, e)
 }
 
 // UnpublishAll unpublishes every mount, all at once.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
 	"github.com/sandgate-dev/sandgate/csiagent/clients"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
+	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
@@ -25,9 +27,14 @@ import (
 
 // stepsOf are the steps of an agent's work, in order; between two of them it can be killed. A volume in use has one more at its end: seal.
 var stepsOf = map[string][]string{
-	"publish":   {"started", "mounted", "probed", "attach", "attached"},
-	"heal":      {"mounted", "probed", "replace", "between", "replaced", "ended"},
-	"unpublish": {"opened", "probed", "synced", "detach", "detached", "drained"},
+	"publish":   {"started", "mounted", "probed", "begun", "attach", "attached"},
+	"heal":      {"mounted", "probed", "begun", "replace", "between", "replaced", "committed", "ended"},
+	"unpublish": {"opened", "probed", "synced", "detach", "detached", "drained", "removed"},
+	// and those of an ephemeral volume: its first mount, that of a container that has started again, one that is lost, and its last one
+	"share":       {"mounted", "begun", "attach", "attached", "committed", "remembered", "clone", "cloned"},
+	"share again": {"removed", "begun", "attach", "attached", "committed", "remembered", "clone", "cloned"},
+	"lose":        {"removed", "told", "mounted", "begun", "attach", "attached"},
+	"unshare":     {"discarded", "detach", "detached", "removed"},
 }
 
 func TestAnAgentKilledAtAnyStepLeavesNothingThatAdoptDoesNotFind(t *testing.T) {
@@ -35,6 +42,12 @@ func TestAnAgentKilledAtAnyStepLeavesNothingThatAdoptDoesNotFind(t *testing.T) {
 	for doing, steps := range stepsOf {
 		for _, step := range steps {
 			t.Run(doing+"/"+step, func(t *testing.T) {
+				if sharing(doing) {
+					p := newPair(t)
+					require.Equal(t, "killed", p.runVictim(doing, step))
+					require.NoError(t, p.recovered(doing))
+					return
+				}
 				w := newWorld(t)
 				require.Equal(t, "killed", runVictim(t, w, s, doing+":"+step))
 				require.NoError(t, recovered(w, s, doing))
@@ -59,6 +72,86 @@ func TestAnAgentThatForgetsIsFoundOut(t *testing.T) {
 		w.restart()
 		require.NoError(t, w.Adopt(t.Context()), "with its journal it finds all")
 	}
+}
+
+func sharing(doing string) bool {
+	return slices.Contains([]string{"share", "share again", "lose", "unshare"}, doing)
+}
+
+// runVictim is runVictim in the first container, which may have been another one before.
+func (p *pair) runVictim(doing, step string) string {
+	second := strconv.Itoa(p.box[""].pid)
+	switch doing {
+	case "share again":
+		defer p.world.box.end()
+	case "lose":
+		require.Equal(p.t, "killed", runVictim(p.t.(*testing.T), p.world, &store{}, "share:killed"))
+		p.world.box.end()
+		p.world.box = p.box[""]
+	default:
+		p.world.box = p.box[""]
+	}
+	return runVictim(p.t.(*testing.T), p.world, &store{}, doing+":"+step, "SECOND="+second)
+}
+
+func TestAnEphemeralVolumeThatALaterAgentHasFoundIsNotQuietlyLost(t *testing.T) {
+	p := newPair(t)
+	require.Equal(t, "killed", p.runVictim("share", "committed"))
+	require.NoError(t, p.Adopt(t.Context()))
+	p.Close() // with what it holds
+	p.end("")
+	p.begin("")
+	p.restart()
+	require.NoError(t, p.Adopt(t.Context()))
+	require.ErrorContains(t, p.Publish(t.Context(), state("", false)), "its content is lost")
+	p.publish(state("", false))
+}
+
+// recovered is recovered for a volume that containers share: it is never empty unless that was told or asked for, and nothing is told that
+// is not so.
+func (p *pair) recovered(doing string) error {
+	ctx, volume := p.t.Context(), state("", false)
+	id := node.Identity{VolumeHandle: volume.VolumeHandle, Target: volume.Target}
+	if err := p.Adopt(ctx); err != nil {
+		return err
+	}
+	if doing == "unshare" { // whoever asked for it asks again
+		if err := p.Unpublish(ctx, id); err != nil {
+			return err
+		}
+	}
+	err := p.Publish(ctx, volume)
+	told := err != nil && strings.Contains(err.Error(), "its content is lost")
+	if told && (doing == "share again" || doing == "lose") {
+		err = p.Publish(ctx, volume)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(p.file("", "f"))
+	switch empty := errors.Is(err, os.ErrNotExist); {
+	case doing == "share again" && told != empty:
+		return fmt.Errorf("it was told to be lost: %t, and is empty: %t", told, empty)
+	case doing == "lose" && !told:
+		return errors.New("its loss was not told")
+	case doing != "share again" && !empty:
+		return errors.New("it is not empty")
+	}
+	for range 2 { // it ends, and another one of its name does
+		if err := p.Unpublish(ctx, id); err != nil {
+			return err
+		}
+		if left := append(p.files(), p.box[""].mounts(p.t, volume.Target)...); len(left) > 0 {
+			return fmt.Errorf("left at the end: %q", left)
+		}
+		if err := p.Publish(ctx, volume); err != nil {
+			return err
+		}
+		if _, err := os.Stat(p.file("", "f")); err == nil {
+			return errors.New("it has what another one of its name had")
+		}
+	}
+	return nil
 }
 
 // recovered says what an agent that comes after one that was killed does not find or does not mend.
@@ -133,22 +226,33 @@ func victim(args []string) int {
 	}
 	d := &deadly{Namespace: namespace, source: driver, Prober: prober()}
 	between = func() { d.die("between") }
+	node.Wrote(func(what string) { d.die(what) })
 	var mounts node.Driver = d
 	if o, ok := driver.(node.Opener); ok {
 		mounts = opening{d, o}
 	}
 	n, err := node.New(node.Config{
-		Dir: dir, Drivers: map[string]node.Driver{mount.DriverOSS: mounts}, Policy: mount.DefaultPolicy(), Probe: d,
+		Dir: dir, Drivers: map[string]node.Driver{mount.DriverOSS: mounts, mount.DriverEphemeral: memories{&tmpfs.Driver{}, d}}, Policy: mount.DefaultPolicy(), Probe: d,
 		Target: func(context.Context, string) (node.Target, error) { return d, nil },
 	})
 	if err != nil {
 		return 1
 	}
+	if doing == "lose" {
+		d.step = step
+	}
 	if err := n.Adopt(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
-	if doing == "publish" {
+	if doing == "publish" || doing == "share" {
 		d.step = step
+	}
+	if sharing(doing) {
+		if err := shares(d, n, doing, step, pid); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
 	}
 	if err := n.Publish(context.Background(), (&store{address: address}).volume("/data")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -176,6 +280,35 @@ func victim(args []string) int {
 	return 0
 }
 
+// shares is what victim does with an ephemeral volume.
+func shares(d *deadly, n *node.Node, doing, step, pid string) error {
+	ctx, volume := context.Background(), state("", false)
+	err := n.Publish(ctx, volume)
+	if doing == "lose" && err != nil {
+		d.die("told")
+		err = n.Publish(ctx, volume)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join("/proc", pid, "root", volume.Target, "f"), nil, 0o600); err != nil {
+		return err
+	}
+	d.die("killed")
+	d.step = step
+	if doing == "unshare" {
+		return n.Unpublish(ctx, node.Identity{Target: volume.Target})
+	}
+	f, err := os.Open(filepath.Join("/proc", os.Getenv("SECOND"), "ns", "mnt"))
+	if err != nil {
+		return err
+	}
+	if d.Namespace, err = attach.NewNamespace(f, attach.NewThreads(1)); err != nil {
+		return err
+	}
+	return n.Publish(ctx, volume)
+}
+
 //go:linkname between github.com/sandgate-dev/sandgate/csiagent/attach.between
 var between func()
 
@@ -194,6 +327,18 @@ type source interface {
 	node.Explainer
 	node.Renewer
 	node.Sweeper
+}
+
+// memories is a driver of ephemeral volumes.
+type memories struct {
+	node.Driver
+	deadly *deadly
+}
+
+func (m memories) Mount(ctx context.Context, v mount.Mount, dir string) (mount.Source, error) {
+	src, err := m.Driver.Mount(ctx, v, dir)
+	m.deadly.die("mounted")
+	return src, err
 }
 
 // opening is deadly with clients in another container.
@@ -261,6 +406,13 @@ func (d *deadly) Replace(ctx context.Context, t *attach.Tree, target string, old
 	id, err := d.Namespace.Replace(ctx, t, target, old, o)
 	d.die("replaced")
 	return id, err
+}
+
+func (d *deadly) Clone(ctx context.Context, target string, id uint64, readOnly bool) (*attach.Tree, error) {
+	d.die("clone")
+	t, err := d.Namespace.Clone(ctx, target, id, readOnly)
+	d.die("cloned")
+	return t, err
 }
 
 func (d *deadly) Detach(ctx context.Context, target string, id uint64, lazy bool) error {

@@ -1,0 +1,4 @@
+package node
+
+// Wrote is told of each change of what is written down.
+func Wrote(f func(what string)) { wrote = f }
