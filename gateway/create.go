@@ -11,12 +11,12 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
-// attempts is how many sandboxes a create request may use up when they turn out to be unreachable.
+// attempts is how many sandboxes a create request may use up when they turn out to be unreachable, or made with what the claimant cannot have.
 const attempts = 3
 
 // Create answers a running sandbox with every mount ready, or an error and nothing: resolve, admit, claim, start. Whatever
-// can be refused is refused before a sandbox is claimed. A sandbox that cannot be reached is replaced by another one. With an
-// IdempotencyKey the same request again gets the same sandbox.
+// can be refused is refused before a sandbox is claimed. A sandbox that cannot be reached, or that was made with a volume which is not for the
+// claimant, is replaced by another one. With an IdempotencyKey the same request again gets the same sandbox.
 func (s *Service) Create(ctx context.Context, c warmpool.Claim) (sb warmpool.Sandbox, err error) {
 	ctx, done := s.observe.Phase(ctx, PhaseCreate, "")
 	if c.IdempotencyKey != "" {
@@ -52,7 +52,10 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 		if !errors.Is(err, warmpool.ErrUnreachable) || within.Err() != nil {
 			return warmpool.Sandbox{}, coded(err)
 		}
-		s.logger.WarnContext(ctx, "sandbox unreachable, taking another", "request", RequestID(ctx), "template", c.Template, "error", err)
+		s.logger.WarnContext(ctx, "sandbox cannot be used, taking another", "request", RequestID(ctx), "template", c.Template, "error", err)
+	}
+	if errors.Is(err, errOutdated) {
+		return warmpool.Sandbox{}, err
 	}
 	return warmpool.Sandbox{}, &warmpool.Error{
 		Code: warmpool.Unavailable, Err: err,

@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool"
@@ -89,23 +91,43 @@ func (s *Service) judge(
 }
 
 // furnish are the volumes of its pool that a sandbox has not got yet: all of one that was made for this claim, else those that come with
-// a claim.
+// a claim. What it has beside the claim's own mounts is judged with them: old stock may have a volume that is not its pool's any more, and
+// not for this claimant.
 func (s *Service) furnish(ctx context.Context, c warmpool.Claim, sb warmpool.Sandbox) ([]mount.Mount, error) {
-	var missing []mount.Spec
+	var specs []mount.Spec
 	for _, v := range sb.MadeFrom.Volumes {
-		i := slices.IndexFunc(sb.Mounts, func(m warmpool.MountStatus) bool { return m.ID == v.ID })
-		if i < 0 || sb.Mounts[i].Phase != warmpool.MountReady {
-			missing = append(missing, v.Spec)
+		specs = append(specs, v.Spec)
+	}
+	own := len(specs)
+	for _, has := range sb.Mounts {
+		if !slices.ContainsFunc(slices.Concat(specs, c.Mounts), func(known mount.Spec) bool { return known.ID == has.ID }) {
+			specs = append(specs, has.Spec)
 		}
 	}
-	if len(missing) == 0 {
+	if len(specs) == 0 {
 		return nil, nil
 	}
-	resolved, faults, err := s.judge(ctx, sb.MadeFrom, c, &sb.Node, missing)
-	if err == nil && len(faults) > 0 {
-		err = unfurnished(sb.MadeFrom, missing[max(faults[0].Index, 0)], faults[0].Reason)
+	resolved, faults, err := s.judge(ctx, sb.MadeFrom, c, &sb.Node, specs)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(faults) > 0:
+		return nil, outdated(sb, specs[max(faults[0].Index, 0)], faults[0].Reason)
 	}
-	return resolved, err
+	return slices.DeleteFunc(resolved[:own], func(m mount.Mount) bool {
+		return slices.ContainsFunc(sb.Mounts, func(has warmpool.MountStatus) bool { return has.ID == m.ID && has.Phase == warmpool.MountReady })
+	}), nil
+}
+
+// errOutdated marks errors of a sandbox that was made with what its claimant cannot have, though its template as it is now would do.
+var errOutdated = fmt.Errorf("made with other volumes than its template has now: %w", warmpool.ErrUnreachable)
+
+// outdated is the error of a sandbox with a volume that its claimant cannot have. Which one is for the log: it may be somebody else's.
+func outdated(sb warmpool.Sandbox, volume mount.Spec, reason string) error {
+	return &warmpool.Error{
+		Code: warmpool.Unavailable, RetryAfter: 2 * time.Second, Err: fmt.Errorf("volume %q at %s: %s: %w", volume.ID, volume.Target, reason, errOutdated),
+		Message: fmt.Sprintf("the sandboxes of template '%s' that are ready were made with a volume that you cannot have; they are being replaced: try again", sb.Template),
+	}
 }
 
 // admitted are the policy's faults. What did not resolve has no driver; only its paths can be judged.

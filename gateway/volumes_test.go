@@ -227,3 +227,75 @@ func TestTheVolumesOfAPoolComeAndGoOnALivingSandbox(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, made)
 }
+
+// rolling is a pool whose first sandboxes were made when it had a volume more, mounted at Ready.
+type rolling struct {
+	*warmpooltest.Memory
+	old     int
+	more    warmpool.PoolVolume
+	unknown bool
+}
+
+func (r *rolling) Claim(ctx context.Context, c warmpool.Claim) (warmpool.Sandbox, error) {
+	sb, err := r.Memory.Claim(ctx, c)
+	if r.old--; r.old >= 0 {
+		sb.MadeFrom.Volumes = append(sb.MadeFrom.Volumes, r.more)
+		sb.Mounts = append(sb.Mounts, warmpool.MountStatus{Spec: r.more.Spec, Phase: warmpool.MountReady, Verdict: warmpool.MountLive})
+		if r.unknown {
+			sb.MadeFrom = warmpool.Template{}
+		}
+	}
+	return sb, err
+}
+
+func TestOldStockWithAVolumeThatIsNotTheClaimantsGoesToNobodyOfHis(t *testing.T) {
+	red := warmpooltest.TmpfsVolume("red")
+	red.Annotations = map[string]string{"sandgate.dev/teams": "red"}
+	for name, c := range map[string]struct {
+		team    string
+		old     int
+		taken   int  // of old stock
+		unknown bool // what it was made from cannot be read any more
+		fails   bool
+	}{
+		"another one is taken":                  {team: "alice", old: 2, taken: 2},
+		"only such are left":                    {team: "alice", old: 4, taken: 3, fails: true},
+		"those who may have it get it":          {team: "red", old: 1},
+		"it cannot be told what it was made of": {team: "alice", old: 1, taken: 1, unknown: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := &rolling{
+				Memory: warmpooltest.NewMemory(testclock.NewFakePassiveClock(time.Now()), warmpool.Template{
+					Name: "base", Runtimes: []string{"csi"}, Containers: []warmpool.Container{{Name: "main", Mounts: true}}, Desired: 5,
+				}),
+				old: c.old, unknown: c.unknown, more: warmpool.PoolVolume{Mount: mount.Mount{Spec: mount.Spec{ID: "theirs", Volume: "red", Target: "/theirs"}}},
+			}
+			s, err := gateway.New(gateway.Config{
+				Backend: pool, Reader: warmpooltest.Volumes{"red": red}, Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(),
+				Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+			})
+			require.NoError(t, err)
+			asked := claim()
+			asked.Principal.Team = c.team
+			sb, err := s.Create(t.Context(), asked)
+			left, gone := pool.Template(t.Context(), "base")
+			require.NoError(t, gone)
+			if c.fails {
+				var e *warmpool.Error
+				require.ErrorAs(t, err, &e)
+				require.Equal(t, warmpool.Unavailable, e.Code)
+				require.Contains(t, e.Message, "template 'base' that are ready were made with a volume that you cannot have")
+				require.NotContains(t, e.Message, "theirs", "it may be somebody else's")
+				require.Positive(t, e.RetryAfter)
+				require.False(t, e.Final)
+				require.Zero(t, pool.Claimed(), "none of them is left to anybody")
+				require.Equal(t, 5-c.taken, left.Ready)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, 1, pool.Claimed(), "the others have ended")
+			require.Equal(t, 5-c.taken-1, left.Ready)
+			require.Empty(t, pool.Started(sb.ID).Mounts, "what is there is not published again")
+		})
+	}
+}
