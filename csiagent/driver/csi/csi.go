@@ -200,7 +200,7 @@ func (d *Driver) tidy(ctx context.Context) error {
 	records, err := d.book.all()
 	for at, r := range records {
 		if r.Ending {
-			err = errors.Join(err, d.end(ctx, at))
+			err = errors.Join(err, d.endIf(ctx, at, ending))
 		}
 	}
 	return err
@@ -213,17 +213,29 @@ func (d *Driver) nudge() {
 	}
 }
 
-// end is undo for somebody who does not have the volume's lock.
-func (d *Driver) end(ctx context.Context, at string) error {
-	r, there, err := d.book.read(at)
+// end takes back what was begun at a place. Whoever calls it is the only one who begins anything there.
+func (d *Driver) end(ctx context.Context, at string) error { return d.endIf(ctx, at, always) }
+
+func always(record) bool { return true }
+
+func ending(r record) bool { return r.Ending }
+
+// endIf is undo, for somebody who does not have the volume's lock, of what is as wanted. Who waits for the lock may find that another has
+// ended it meanwhile and begun the next there, which is not to be touched, least of all with the lock of another volume.
+func (d *Driver) endIf(ctx context.Context, at string, wanted func(record) bool) error {
+	was, there, err := d.book.read(at)
 	if err != nil || !there {
 		return err
 	}
-	unlock, err := d.locks.take(ctx, r.Handle)
+	unlock, err := d.locks.take(ctx, was.Handle)
 	if err != nil {
 		return fmt.Errorf("wait for the volume: %w", err)
 	}
 	defer unlock()
+	is, there, err := d.book.read(at)
+	if err != nil || !there || is.Handle != was.Handle || !wanted(is) {
+		return err
+	}
 	return d.undo(ctx, at)
 }
 

@@ -47,9 +47,10 @@ type plugin struct {
 	asked map[string]proto.Message
 	fail  map[string][]error // of the next calls
 	hang  map[string]bool
-	bare  bool                  // publishes nothing and says that it did
-	below bool                  // publishes the staging directory, in which nothing is
-	dies  func(context.Context) // instead of saying what its controller can do
+	hold  map[string]chan struct{} // keeps such a call until it is closed
+	bare  bool                     // publishes nothing and says that it did
+	below bool                     // publishes the staging directory, in which nothing is
+	dies  func(context.Context)    // instead of saying what its controller can do
 }
 
 func (p *plugin) serve(t *testing.T) {
@@ -75,8 +76,11 @@ func (p *plugin) enter(ctx context.Context, call string, q proto.Message) error 
 	if next := p.fail[call]; len(next) > 0 {
 		err, p.fail[call] = next[0], next[1:]
 	}
-	hang := p.hang[call]
+	hang, hold := p.hang[call], p.hold[call]
 	p.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
 	if hang {
 		<-ctx.Done()
 		return status.FromContextError(ctx.Err()).Err()
@@ -421,6 +425,70 @@ func TestWhatCannotBeUndoneIsUndoneLater(t *testing.T) {
 			require.Eventually(t, func() bool { return len(r.left()) == 0 }, 5*time.Second, 5*time.Millisecond)
 			cancel()
 			require.NoError(t, <-done)
+		})
+	}
+}
+
+// late is the context of somebody who, when he has to wait for the first time, says so and is kept until he may go on.
+type late struct {
+	context.Context
+	once  sync.Once
+	waits chan struct{}
+	goOn  chan struct{}
+}
+
+func (l *late) Done() <-chan struct{} {
+	l.once.Do(func() {
+		close(l.waits)
+		<-l.goOn
+	})
+	return l.Context.Done()
+}
+
+// A volume that could not be let go of is ended by the next mount at its place, while Run, which knows of it too, waits for its turn.
+func TestWhoComesLateToEndAVolumeLeavesTheNextOneAlone(t *testing.T) {
+	refused := []error{status.Error(codes.Internal, "no")}
+	for title, c := range map[string]struct {
+		handle string
+		ends   bool // it cannot be let go of either
+	}{
+		"the same volume": {handle: volume().VolumeHandle},
+		"another one":     {handle: "another"},
+		"another one that is to be ended as well, with a lock of its own": {handle: "another", ends: true},
+	} {
+		t.Run(title, func(t *testing.T) {
+			r := newRig(t, stages)
+			r.config.CallTimeout = time.Minute
+			r.restart(t)
+			require.NoError(t, r.mount(t, volume(), "a"))
+			r.plugin.fail["unpublish"] = refused
+			require.Error(t, r.unmount(t, "a"))
+			r.plugin.did()
+
+			fresh, hold, mounted := volume(), make(chan struct{}), make(chan error, 1)
+			fresh.VolumeHandle = c.handle
+			r.plugin.hold = map[string]chan struct{}{"unpublish": hold}
+			go func() { mounted <- r.mount(t, fresh, "a") }()
+			require.Eventually(t, func() bool { return r.plugin.did() != "" }, time.Minute, time.Millisecond, "it ends the earlier one")
+			run, tidied := &late{Context: t.Context(), waits: make(chan struct{}), goOn: make(chan struct{})}, make(chan error, 1)
+			go func() { tidied <- r.Tidy(run) }()
+			<-run.waits
+			close(hold)
+			require.NoError(t, <-mounted)
+			if c.ends {
+				r.plugin.fail["unpublish"] = refused
+				require.Error(t, r.unmount(t, "a"))
+			}
+			r.plugin.did()
+			close(run.goOn)
+			require.NoError(t, <-tidied)
+			require.Empty(t, r.plugin.did())
+			require.Len(t, r.left(), 2, "the mount and the stage")
+			if c.ends {
+				require.NoError(t, r.Tidy(t.Context()), "its turn comes")
+			}
+			require.NoError(t, r.unmount(t, "a"))
+			require.Empty(t, r.left())
 		})
 	}
 }
