@@ -63,7 +63,9 @@ func TestWhatComesMeanwhileIsDoneByTheSameThreadOneAfterTheOther(t *testing.T) {
 	queued := func(want int) {
 		require.Eventually(t, func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.queue) == want }, 5*time.Second, time.Millisecond)
 	}
-	go func() { results <- n.enter(t.Context(), true, func() error { second = unix.Gettid(); return nil }, nil, nil) }()
+	go func() {
+		results <- n.enter(t.Context(), true, func() error { second = unix.Gettid(); return nil }, nil, nil)
+	}()
 	queued(1)
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error)
