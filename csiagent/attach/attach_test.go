@@ -4,6 +4,7 @@ package attach_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -374,6 +375,63 @@ func inherited(t *testing.T) string {
 	out, err := exec.Command("ls", "/proc/self/fd").Output()
 	require.NoError(t, err)
 	return string(out)
+}
+
+// outside is a path of the container as this process sees it.
+func (b *box) outside(path string) string {
+	return fmt.Sprintf("/proc/%d/root%s", b.cmd.Process.Pid, path)
+}
+
+func TestAMountIsFoundUnderEveryNameThatItsDirectoriesAreGiven(t *testing.T) {
+	for _, name := range []string{"/a b", "/a\tb", "/a\nb", "/a\\b", "/a\rb", "/a\vb", "/a\fb", "/a\u0085b", "/a\u00a0b", "/a\\040b"} {
+		b, v := newBox(t), volume(t)
+		n := b.namespace(attach.NewThreads(1))
+		id := mustPut(t, n, v, "/data/vol", attach.CloneOptions{})
+		require.NoError(t, os.Rename(b.outside("/data"), b.outside(name)))
+		live, err := n.Live(t.Context(), "/data/vol", id)
+		require.NoError(t, err, "%q", name)
+		require.True(t, live, "%q", name)
+		f, err := n.Open(t.Context(), "/data/vol", id)
+		require.NoError(t, err, "%q", name)
+		require.NoError(t, f.Close())
+		require.NoError(t, n.Detach(t.Context(), "/data/vol", id, false), "%q", name)
+		require.NotContains(t, b.must("read", "/proc/self/mountinfo"), "/vol ")
+	}
+}
+
+func TestAMountThatWasMovedDeeperThanAPathCanSayIsThereAndKeepsNoThread(t *testing.T) {
+	b, v := newBox(t), volume(t)
+	threads := attach.NewThreads(1)
+	n := b.namespace(threads)
+	id := mustPut(t, n, v, "/data/vol", attach.CloneOptions{})
+	other := mustPut(t, n, v, "/other", attach.CloneOptions{})
+	at, err := unix.Open(b.outside("/"), unix.O_PATH, 0)
+	require.NoError(t, err)
+	root := at
+	for range 30_000 { // longer than a page, a path, and what is read of a line
+		require.NoError(t, unix.Mkdirat(at, "deep", 0o755))
+		next, err := unix.Openat(at, "deep", unix.O_PATH, 0)
+		require.NoError(t, err)
+		if at != root {
+			require.NoError(t, unix.Close(at))
+		}
+		at = next
+	}
+	require.NoError(t, unix.Renameat(root, "data", at, "x"))
+	require.NoError(t, errors.Join(unix.Close(at), unix.Close(root)))
+
+	live, err := n.Live(t.Context(), "/data/vol", id)
+	require.NoError(t, err)
+	require.True(t, live)
+	_, err = n.Open(t.Context(), "/data/vol", id)
+	require.ErrorIs(t, err, attach.ErrBusy)
+	require.ErrorIs(t, n.Detach(t.Context(), "/data/vol", id, true), attach.ErrBusy)
+	require.Zero(t, threads.Stuck())
+	live, err = n.Live(t.Context(), "/other", other)
+	require.NoError(t, err)
+	require.True(t, live)
+	require.NoError(t, os.Rename(b.outside("/other"), b.outside("/elsewhere")))
+	require.NoError(t, n.Detach(t.Context(), "/other", other, false), "the others are still found in the table")
 }
 
 func TestNoDescriptorStaysBehind(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -110,25 +111,43 @@ func mountPoint(listed uint64) (string, error) {
 	}
 	f := os.NewFile(uintptr(fd), "mountinfo")
 	defer func() { _ = f.Close() }()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if id, point, ok := parseLine(lines.Text()); ok && id == listed {
-			return point, nil
+	lines := bufio.NewReaderSize(f, longestLine)
+	for begins := true; ; {
+		line, cut, err := lines.ReadLine()
+		if errors.Is(err, io.EOF) {
+			return "", nil
 		}
+		if err != nil {
+			return "", fmt.Errorf("read mount table: %w", err)
+		}
+		if id, point, ok := parseLine(string(line)); begins && id == listed {
+			if cut || len(point) > unix.PathMax {
+				return "", errDeep
+			}
+			if ok {
+				return point, nil
+			}
+		}
+		begins = !cut
 	}
-	return "", lines.Err()
 }
 
-// parseLine takes the ID and the mount point, relative to "/", from a line of mountinfo.
+// longestLine has room for two paths in which every character is escaped; what a container makes longer is not read.
+const longestLine = 64 << 10
+
+// errDeep is a mount that the container has moved deeper than a path can say. It is there; to walk to it could take for ever.
+var errDeep = fmt.Errorf("%w: the container has moved the mount deeper than a path can say", ErrBusy)
+
+// parseLine takes the ID and the mount point, relative to "/", from a line of mountinfo, whose fields are parted by one blank each; any
+// other blank is part of a name.
 func parseLine(line string) (id uint64, point string, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 5 {
-		return 0, "", false
-	}
+	fields := strings.SplitN(line, " ", 6)
 	id, err := strconv.ParseUint(fields[0], 10, 64)
+	if err != nil || len(fields) < 6 {
+		return id, "", false
+	}
 	point, ok = strings.CutPrefix(unescape(fields[4]), "/")
-	return id, point, ok && err == nil
+	return id, point, ok
 }
 
 // unescape undoes the kernel's \ooo for blanks and backslashes.

@@ -17,6 +17,7 @@ import (
 // closed: close it as soon as the container is gone.
 type Namespace struct {
 	threads *Threads
+	own     chan struct{} // has room for the threads that may be here at once
 	gone    chan struct{}
 	id      uint64
 
@@ -40,7 +41,7 @@ func NewNamespace(f *os.File, threads *Threads) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("identify mount namespace: %w", err)
 	}
-	return &Namespace{threads: threads, gone: make(chan struct{}), id: id, f: f}, nil
+	return &Namespace{threads: threads, own: make(chan struct{}, perNamespace), gone: make(chan struct{}), id: id, f: f}, nil
 }
 
 // identify returns the number that the kernel gives to the namespace and to no other before the next boot. Kernels before 6.11 do not
@@ -113,7 +114,7 @@ func (n *Namespace) begin(j *job, alone bool) error {
 	if alone {
 		n.inside, n.queue, next = true, append(n.queue, j), n.next
 	}
-	n.threads.do(ns, n.gone, next)
+	n.threads.do(ns, n.own, n.gone, next)
 	return nil
 }
 

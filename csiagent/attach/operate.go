@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -115,24 +116,41 @@ func (n *Namespace) Detach(ctx context.Context, target string, id uint64, lazy b
 	return nil
 }
 
-// tries is how often a mount is looked for whose parents the container renames meanwhile.
-const tries = 100
+// A mount whose parents the container renames meanwhile is looked for again, so often and so long.
+const (
+	tries       = 100
+	persistence = time.Second
+)
+
+// persist calls look until it is done or fails.
+func persist(look func() (done bool, err error)) error {
+	began := time.Now()
+	for range tries {
+		if done, err := look(); done || err != nil {
+			return err
+		}
+		if time.Since(began) > persistence {
+			break
+		}
+	}
+	return fmt.Errorf("%w: the container moves the mount about", ErrBusy)
+}
 
 // moved says that a path that was right a moment ago is not any more.
 func moved(err error) bool { return errors.Is(err, ErrUnsafe) || errors.Is(err, ErrNotFound) }
 
 // remove runs in the namespace. It looks again after each try: the container may move directories about meanwhile.
 func remove(rel string, id uint64, lazy bool) error {
-	for range tries {
+	return persist(func() (bool, error) {
 		where, err := find(rel, id)
 		if err != nil || where == "" {
-			return err
+			return true, err
 		}
-		if err := removeAt(where, id, lazy); err != nil && !moved(err) {
-			return err
+		if err := removeAt(where, id, lazy); !moved(err) {
+			return false, err
 		}
-	}
-	return fmt.Errorf("%w: the container moves the mount about", ErrBusy)
+		return false, nil
+	})
 }
 
 // removeAt goes through the parent: umount2 takes no descriptor, and the root of a dead file system cannot be entered, that of a
@@ -175,10 +193,11 @@ func (n *Namespace) Live(ctx context.Context, target string, id uint64) (bool, e
 		where, err = find(rel, id)
 		return err
 	}
-	if err := n.enter(ctx, false, work, nil, nil); err != nil {
+	err = n.enter(ctx, false, work, nil, nil)
+	if err != nil && !errors.Is(err, errDeep) {
 		return false, fmt.Errorf("look for %s: %w", target, err)
 	}
-	return where != "", nil
+	return where != "" || err != nil, nil
 }
 
 // Open returns an O_PATH descriptor of the mount's root, for a probe outside of the namespace, or ErrNotFound. It counts as use of
@@ -236,20 +255,21 @@ func (n *Namespace) Clone(ctx context.Context, target string, id uint64, readOnl
 
 // reach runs in the namespace.
 func reach(rel string, id uint64) (int, error) {
-	for range tries {
+	fd := -1
+	err := persist(func() (bool, error) {
 		where, err := find(rel, id)
+		if err == nil && where == "" {
+			err = ErrNotFound
+		}
 		if err != nil {
-			return -1, err
+			return true, err
 		}
-		if where == "" {
-			return -1, ErrNotFound
+		if fd, err = reachAt(where, id); moved(err) {
+			return false, nil
 		}
-		fd, err := reachAt(where, id)
-		if err == nil || !moved(err) {
-			return fd, err
-		}
-	}
-	return -1, fmt.Errorf("%w: the container moves the mount about", ErrBusy)
+		return true, err
+	})
+	return fd, err
 }
 
 func reachAt(rel string, id uint64) (int, error) {

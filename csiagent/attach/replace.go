@@ -39,29 +39,29 @@ func (n *Namespace) Replace(ctx context.Context, t *Tree, target string, old uin
 
 // replace runs in the namespace. It looks again after each try: the container may move directories about meanwhile.
 func replace(tree int, id uint64, rel string, old uint64, o AttachOptions) error {
-	for range tries {
+	return persist(func() (bool, error) {
 		where, err := find(rel, old)
 		if err != nil {
-			return err
+			return true, err
 		}
 		if where == "" {
-			return put(tree, id, rel, o)
+			return true, put(tree, id, rel, o)
 		}
 		err = slide(tree, where, old)
 		switch {
 		case errors.Is(err, unix.EINVAL):
 			if err := removeAt(where, old, true); err != nil {
-				return err
+				return true, err
 			}
-			return put(tree, id, where, AttachOptions{AllowNonEmpty: true})
+			return true, put(tree, id, where, AttachOptions{AllowNonEmpty: true})
 		case err == nil:
 			between()
-			return uncover(where, id, old)
-		case !moved(err):
-			return err
+			return true, uncover(where, id, old)
+		case moved(err):
+			return false, nil
 		}
-	}
-	return fmt.Errorf("%w: the container moves the mount about", ErrBusy)
+		return true, err
+	})
 }
 
 // slide puts the tree beneath the mount old.

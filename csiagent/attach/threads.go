@@ -11,8 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultThreads is how many threads of one process work in foreign namespaces at once.
-const DefaultThreads = 8
+// DefaultThreads is how many threads of one process work in foreign namespaces at once, and perNamespace how many of them in one: a
+// container that keeps its threads busy is not to keep others' volumes waiting.
+const (
+	DefaultThreads = 8
+	perNamespace   = 3
+)
 
 // Threads bounds the threads of this process that work in foreign mount namespaces. One value serves all namespaces.
 type Threads struct {
@@ -45,8 +49,8 @@ type job struct {
 }
 
 // do works in the mount namespace ns, which it closes, on a thread of its own: one job after the other until next has none. Those that
-// wait for the thread when gone is closed do not begin.
-func (t *Threads) do(ns int, gone <-chan struct{}, next func() *job) {
+// wait for the thread when gone is closed do not begin. The thread takes a place in own as well as one of all.
+func (t *Threads) do(ns int, own chan struct{}, gone <-chan struct{}, next func() *job) {
 	go func() {
 		work := func(entered error) {
 			closeFD(ns)
@@ -54,15 +58,21 @@ func (t *Threads) do(ns int, gone <-chan struct{}, next func() *job) {
 				j.run(t, entered)
 			}
 		}
-		select {
-		case t.slots <- struct{}{}:
-		case <-gone:
-			work(ErrGone)
-			return
+		for i, slots := range []chan struct{}{own, t.slots} {
+			select {
+			case slots <- struct{}{}:
+			case <-gone:
+				if i > 0 {
+					<-own
+				}
+				work(ErrGone)
+				return
+			}
 		}
 		throwAway(func() {
 			work(enter(ns))
 			<-t.slots
+			<-own
 		})
 	}()
 }

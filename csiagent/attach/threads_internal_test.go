@@ -88,6 +88,36 @@ func TestWhatComesMeanwhileIsDoneByTheSameThreadOneAfterTheOther(t *testing.T) {
 	require.Zero(t, n.threads.Stuck())
 }
 
+func TestOneContainerDoesNotKeepTheThreadsOfAll(t *testing.T) {
+	threads := NewThreads(perNamespace + 1)
+	busy, other := held(t, threads), held(t, threads)
+	hold, results := make(chan struct{}), make(chan error)
+	const many = perNamespace + 2
+	for range many {
+		go func() { results <- busy.enter(t.Context(), false, func() error { <-hold; return nil }, nil, nil) }()
+	}
+	require.Eventually(t, func() bool { return len(threads.slots) == perNamespace }, 5*time.Second, time.Millisecond)
+	require.NoError(t, other.enter(t.Context(), false, func() error { return nil }, nil, nil))
+	close(hold)
+	for range many {
+		require.NoError(t, <-results)
+	}
+}
+
+func TestWhatIsLookedForWithoutEndIsGivenUp(t *testing.T) {
+	looks := 0
+	err := persist(func() (bool, error) { looks++; return false, nil })
+	require.ErrorIs(t, err, ErrBusy)
+	require.Equal(t, tries, looks)
+	looks = 0
+	require.ErrorIs(t, persist(func() (bool, error) {
+		looks++
+		unix.Nanosleep(&unix.Timespec{Sec: 1}, nil) // a directory that takes long to walk to
+		return false, nil
+	}), ErrBusy)
+	require.Less(t, looks, 3)
+}
+
 func TestClosingANamespaceFreesThoseWhoWait(t *testing.T) {
 	threads := NewThreads(1)
 	n := held(t, threads)
