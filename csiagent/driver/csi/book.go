@@ -156,6 +156,9 @@ func (b book) remove(place string) error {
 	return nil
 }
 
+// quiet is for a look at what may be a mount: whoever is behind it, who may never answer, is not asked.
+const quiet = unix.AT_STATX_DONT_SYNC | unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
+
 // open returns the root of what is mounted at a place for a volume.
 func (b book) open(place, handle string) (*os.File, error) {
 	fd, err := unix.Open(b.target(place), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -163,8 +166,6 @@ func (b book) open(place, handle string) (*os.File, error) {
 		return nil, fmt.Errorf("open mount: %w", err)
 	}
 	root := os.NewFile(uintptr(fd), "csi")
-	// DONT_SYNC: whoever is behind a mount is not asked.
-	const quiet = unix.AT_STATX_DONT_SYNC | unix.AT_SYMLINK_NOFOLLOW
 	var st, stage unix.Statx_t
 	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|quiet, unix.STATX_INO, &st)
 	switch {

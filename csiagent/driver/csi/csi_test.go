@@ -406,6 +406,45 @@ func TestAVolumeThatThePluginHasForgottenIsGone(t *testing.T) {
 	require.Empty(t, r.left())
 }
 
+// silence mounts a file system whose server never answers, until let is called.
+func silence(t *testing.T, dir string) (let func()) {
+	t.Helper()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skip("needs /dev/fuse: ", err)
+	}
+	let = sync.OnceFunc(func() { _ = unix.Close(fd) })
+	t.Cleanup(let)
+	require.NoError(t, unix.Mount("silent", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)))
+	return let
+}
+
+func TestAFileSystemThatNeverAnswersKeepsNobodyWaitingWhenItsPluginFails(t *testing.T) {
+	for _, call := range []string{"unpublish", "unstage"} {
+		t.Run(call, func(t *testing.T) {
+			r := newRig(t, stages)
+			require.NoError(t, r.mount(t, volume(), "a"))
+			dir := filepath.Join(r.config.Dir, "places", "a", "mount")
+			if call == "unstage" {
+				dir = r.left()[1]
+			}
+			let := silence(t, dir)
+			r.plugin.fail[call] = []error{status.Error(codes.Internal, "its server does not answer")}
+			done := make(chan error, 1)
+			go func() { done <- r.unmount(t, "a") }()
+			select {
+			case err := <-done:
+				require.ErrorContains(t, err, "Internal")
+			case <-time.After(time.Minute):
+				let()
+				require.Fail(t, "it waits for the file system", "%v", <-done)
+			}
+			require.NoError(t, r.unmount(t, "a"), "the plugin has taken heart")
+			require.Empty(t, r.left())
+		})
+	}
+}
+
 func TestWhatCannotBeUndoneIsUndoneLater(t *testing.T) {
 	for _, call := range []string{"unpublish", "unstage"} {
 		t.Run(call, func(t *testing.T) {

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -183,7 +183,8 @@ func (d *Driver) let(dir string, err error) error {
 		return errors.Join(err, d.book.clear(dir))
 	}
 	said := status.Convert(f.err)
-	_, missing := os.Lstat(dir)
+	var st unix.Statx_t
+	missing := unix.Statx(unix.AT_FDCWD, dir, quiet, unix.STATX_TYPE, &st)
 	switch {
 	case said.Code() == codes.NotFound:
 	case !again(err) && said.Code() != codes.DeadlineExceeded && said.Code() != codes.Canceled && errors.Is(missing, fs.ErrNotExist):
