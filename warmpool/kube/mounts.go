@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -28,7 +29,7 @@ func (b *Backend) Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (w
 	b.visits.enter(sb.UID)
 	defer b.depart(sb)
 	at := metav1.NewMicroTime(b.cfg.Clock.Now().Truncate(time.Microsecond)) // as it is read back
-	sb, made, err := b.ask(ctx, sb, m, at)
+	sb, entry, made, err := b.ask(ctx, sb, m, at)
 	if err != nil {
 		if warmpool.CodeOf(err) == warmpool.Unavailable { // the write may have come through
 			b.work.Go(func() { b.takeBack(ctx, sb, m, at) })
@@ -38,13 +39,11 @@ func (b *Backend) Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (w
 	observed, done := b.cfg.Observer.Phase(ctx, phaseMount, m.Driver)
 	err = start.Mounted(m, published(b.cfg.Fitter.Publish(observed, sb, m)))
 	done(err)
-	if err == nil && !made {
-		err = b.stillAsked(ctx, sb, m)
+	if err == nil {
+		err = b.stillAsked(ctx, sb, entry)
 	}
 	if err != nil {
-		if made {
-			b.takeBack(ctx, sb, m, at)
-		}
+		b.takeBack(ctx, sb, m, at)
 		return warmpool.MountStatus{}, false, err
 	}
 	return b.noted(sb, m), made, nil
@@ -62,17 +61,28 @@ func (b *Backend) running(ctx context.Context, id warmpool.ID) (*v1alpha1.Sandbo
 	return sb, nil
 }
 
-// ask writes the mount into the Sandbox, and says whether it was not there before.
-func (b *Backend) ask(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount, at metav1.MicroTime) (_ *v1alpha1.Sandbox, made bool, err error) {
-	entry := requested(intent([]mount.Spec{m.Spec}), at)[0]
+// ask writes the mount into the Sandbox, and says as which entry it is there, and whether it was not before.
+func (b *Backend) ask(
+	ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount, at metav1.MicroTime,
+) (_ *v1alpha1.Sandbox, entry v1alpha1.Mount, made bool, err error) {
+	if slices.ContainsFunc(specs(sb), m.Is) { // or was: another replica may have taken it out
+		fresh, err := b.reread(ctx, sb)
+		if err != nil {
+			return sb, entry, false, err
+		}
+		sb = fresh
+	}
 	sb, err = b.changeMounts(ctx, sb, func(sb *v1alpha1.Sandbox) ([]v1alpha1.Mount, error) {
 		there := specs(sb)
-		if made = !slices.ContainsFunc(there, m.Is); !made {
+		i := slices.IndexFunc(there, m.Is)
+		if made = i < 0; !made {
+			entry = sb.Spec.Mounts[i]
 			return sb.Spec.Mounts, nil
 		}
+		entry = requested(intent([]mount.Spec{m.Spec}), at)[0]
 		return append(slices.Clone(sb.Spec.Mounts), entry), start.Beside(there, m.Spec)
 	})
-	return sb, made, err
+	return sb, entry, made, err
 }
 
 // changeMounts writes what change makes of a Sandbox's mounts, and nothing when that is as much as before. Whoever comes in between is
@@ -89,12 +99,9 @@ func (b *Backend) changeMounts(
 		if !errors.Is(err, errTaken) {
 			return changed, err
 		}
-		fresh, err := b.readByName(ctx, sb)
+		fresh, err := b.reread(ctx, sb)
 		if err != nil {
-			return sb, unwritable(err)
-		}
-		if fresh == nil || ended(fresh, b.cfg.Clock.Now()) {
-			return sb, notFound(idOf(sb))
+			return sb, err
 		}
 		sb = fresh
 	}
@@ -127,22 +134,36 @@ func (b *Backend) patchMounts(ctx context.Context, sb *v1alpha1.Sandbox, mounts 
 	return changed, nil
 }
 
-// stillAsked makes sure of a mount that another request has asked for: had that one failed, it would have taken it back.
-func (b *Backend) stillAsked(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) error {
+// reread is the Sandbox as the API server has it, which this replica knows from then on. NotFound for one that has ended.
+func (b *Backend) reread(ctx context.Context, sb *v1alpha1.Sandbox) (*v1alpha1.Sandbox, error) {
 	fresh, err := b.readByName(ctx, sb)
 	switch {
 	case err != nil:
-		return unwritable(err)
-	case fresh == nil:
-		return notFound(idOf(sb))
-	case slices.ContainsFunc(specs(fresh), m.Is):
-		return nil
+		return nil, unwritable(err)
+	case fresh == nil, ended(fresh, b.cfg.Clock.Now()):
+		return nil, notFound(idOf(sb))
 	}
-	b.tidyMount(ctx, sb, m)
+	b.shelf.put(fresh, false)
+	return fresh, nil
+}
+
+// stillAsked makes sure of a mount that was made. Whoever takes out what is still being made finds nothing to unmount, and a mount that
+// another request has asked for is taken back when that request fails.
+func (b *Backend) stillAsked(ctx context.Context, sb *v1alpha1.Sandbox, entry v1alpha1.Mount) error {
+	fresh, err := b.reread(ctx, sb)
+	if err != nil || slices.ContainsFunc(fresh.Spec.Mounts, func(x v1alpha1.Mount) bool { return same(x, entry) }) {
+		return err
+	}
 	return &warmpool.Error{Code: warmpool.Unavailable, Message: "the mount was taken away while it was made; try again", RetryAfter: time.Second}
 }
 
-// takeBack undoes what ask has written, and whatever has come of it since: the controller may have helped.
+// same says whether two entries are one: not another one, or a later one, of that name.
+func same(a, b v1alpha1.Mount) bool {
+	a.AllowNonEmpty = b.AllowNonEmpty // no part of what a mount is
+	return equality.Semantic.DeepEqual(a, b)
+}
+
+// takeBack undoes what ask has written, if it has, and whatever has come of it since: the controller may have helped.
 func (b *Backend) takeBack(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount, at metav1.MicroTime) {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), undo)
 	defer cancel()
@@ -151,6 +172,7 @@ func (b *Backend) takeBack(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mo
 		return
 	}
 	if err == nil {
+		b.shelf.put(fresh, false)
 		_, err = b.withoutMount(after, fresh, func(x v1alpha1.Mount) bool {
 			return x.ID == m.ID && x.RequestedAt != nil && x.RequestedAt.Equal(&at)
 		})
@@ -169,11 +191,12 @@ func (b *Backend) withoutMount(ctx context.Context, sb *v1alpha1.Sandbox, which 
 	})
 }
 
-// tidyMount makes sure that a mount which nobody asks for is not there. Where somebody asks for its place by now, it is his.
+// tidyMount makes sure that a mount which nobody asks for is not there, as far as this replica has read. Where somebody asks for the volume
+// in its place by now, it is his.
 func (b *Backend) tidyMount(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) {
 	if now, _ := b.shelf.find(idOf(sb)); now != nil {
-		if slices.ContainsFunc(now.Spec.Mounts, func(x v1alpha1.Mount) bool {
-			return x.Path == m.Target && named(sb, x) == m.Container
+		if slices.ContainsFunc(specs(now), func(x mount.Spec) bool {
+			return x.Target == m.Target && x.Container == m.Container && x.Kind == m.Kind && x.Volume == m.Volume && x.IsEphemeral() == m.IsEphemeral()
 		}) {
 			return
 		}
@@ -243,16 +266,11 @@ func (b *Backend) having(ctx context.Context, sb *v1alpha1.Sandbox, mountID stri
 	if has(sb) {
 		return sb, nil
 	}
-	fresh, err := b.readByName(ctx, sb)
-	switch {
-	case err != nil:
-		return nil, unwritable(err)
-	case fresh == nil:
-		return nil, notFound(idOf(sb))
-	case !has(fresh):
-		return nil, warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount %s", idOf(sb), mountID)
+	fresh, err := b.reread(ctx, sb)
+	if err == nil && !has(fresh) {
+		err = warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount %s", idOf(sb), mountID)
 	}
-	return fresh, nil
+	return fresh, err
 }
 
 // handlesOf are the handles by which a mount may be known to its agent: that of the volume now, and what the controller has seen.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
@@ -16,6 +17,7 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/kube"
 )
 
 func data(target string) mount.Mount {
@@ -211,4 +213,124 @@ func TestAMountThatAnotherReplicaIsMakingIsPending(t *testing.T) {
 	got, err := one.Get(t.Context(), s.ID)
 	require.NoError(t, err)
 	require.Equal(t, warmpool.MountReady, got.Mounts[0].Phase)
+}
+
+// publisher is what of a replica these tests use.
+type publisher interface {
+	Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (warmpool.MountStatus, bool, error)
+	Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error
+}
+
+// once lets the next publish do something before it is made.
+func (a *agents) once(do func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.onPublish = func(context.Context, string, mount.Mount) error {
+		a.mu.Lock()
+		a.onPublish = nil
+		a.mu.Unlock()
+		do()
+		return nil
+	}
+}
+
+// behind are two replicas, of which the second one knows of a running sandbox what there was when seen returns, and nothing later.
+func (w *world) behind(seen func(one publisher, id warmpool.ID)) (one, two *kube.Backend, id warmpool.ID) {
+	w.t.Helper()
+	w.set("base", 1)
+	one, two = w.replica(), w.frozen()
+	w.stocked(one, "base", 1)
+	s, err := create(w.t.Context(), one, order("base"))
+	require.NoError(w.t, err)
+	seen(one, s.ID)
+	want := w.object(s.ID).ResourceVersion
+	require.Eventually(w.t, func() bool { return two.Knows(s.ID) == want }, 10*time.Second, time.Millisecond)
+	w.freeze()
+	return one, two, s.ID
+}
+
+func TestAMountThatIsTakenOutWhileItIsMadeIsNotThere(t *testing.T) {
+	for name, again := range map[string]bool{"by who asked for it": false, "by another one who asked for the same": true} {
+		for by, take := range map[string]func(w *world, b *kube.Backend, id warmpool.ID){
+			"over the API": func(w *world, b *kube.Backend, id warmpool.ID) {
+				require.NoError(w.t, b.Unpublish(w.t.Context(), id, data("/data"), false))
+			},
+			"with kubectl": func(w *world, _ *kube.Backend, id warmpool.ID) {
+				sb := w.object(id)
+				require.NoError(w.t, w.client.Patch(w.t.Context(), sb, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"mounts":null}}`))))
+			},
+		} {
+			t.Run(name+", "+by, func(t *testing.T) {
+				w := newWorld(t)
+				w.set("base", 1)
+				b := w.replica()
+				w.stocked(b, "base", 1)
+				s, err := create(t.Context(), b, order("base"))
+				require.NoError(t, err)
+				if again {
+					_, _, err = b.Publish(t.Context(), s.ID, data("/data"))
+					require.NoError(t, err)
+				}
+				w.agents.once(func() { take(w, b, s.ID) })
+				_, _, err = b.Publish(t.Context(), s.ID, data("/data"))
+				require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err), "%v", err)
+				require.ErrorContains(t, err, "taken away while it was made")
+				sb := w.object(s.ID)
+				require.Empty(t, sb.Spec.Mounts)
+				require.Empty(t, w.agents.of(sb.UID))
+				_, made, err := b.Publish(t.Context(), s.ID, data("/data"))
+				require.NoError(t, err)
+				require.True(t, made)
+			})
+		}
+	}
+}
+
+func TestAMountWhosePlaceAnotherVolumeHasTakenIsNotThere(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	other := data("/data")
+	other.Volume, other.VolumeHandle = "other", "of-other"
+	other.ID = other.DerivedID()
+	w.agents.once(func() {
+		require.NoError(t, b.Unpublish(t.Context(), s.ID, data("/data"), false))
+		before := w.object(s.ID)
+		sb := before.DeepCopy()
+		sb.Spec.Mounts = []v1alpha1.Mount{{ID: other.ID, Volume: "other", Path: "/data"}}
+		require.NoError(t, w.client.Patch(t.Context(), sb, client.MergeFrom(before)))
+	})
+	_, _, err = b.Publish(t.Context(), s.ID, data("/data"))
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err), "%v", err)
+	require.Empty(t, w.agents.of(w.object(s.ID).UID), "the other one could not be mounted else")
+}
+
+func TestAReplicaThatIsBehindMountsWhatAnotherOneHasTakenAway(t *testing.T) {
+	w := newWorld(t)
+	one, two, id := w.behind(func(one publisher, id warmpool.ID) {
+		_, _, err := one.Publish(t.Context(), id, data("/data"))
+		require.NoError(t, err)
+	})
+	require.NoError(t, one.Unpublish(t.Context(), id, data("/data"), false))
+	_, made, err := two.Publish(t.Context(), id, data("/data"))
+	require.NoError(t, err)
+	require.True(t, made)
+	sb := w.object(id)
+	require.Len(t, sb.Spec.Mounts, 1)
+	require.Len(t, w.agents.of(sb.UID), 1)
+}
+
+func TestAReplicaThatIsBehindLeavesNothingOfWhatIsTakenAwayMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	one, two, id := w.behind(func(one publisher, id warmpool.ID) {
+		_, _, err := one.Publish(t.Context(), id, data("/data"))
+		require.NoError(t, err)
+	})
+	w.agents.once(func() { require.NoError(t, one.Unpublish(t.Context(), id, data("/data"), false)) })
+	_, _, err := two.Publish(t.Context(), id, data("/data"))
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err), "%v", err)
+	require.Empty(t, w.agents.of(w.object(id).UID))
 }

@@ -384,6 +384,15 @@ func (a *agent) Publish(ctx context.Context, m mount.Mount) error {
 	}
 	a.all.mu.Lock()
 	defer a.all.mu.Unlock()
+	for _, there := range a.all.published[a.uid] {
+		switch {
+		case there.Target != m.Target || there.Container != m.Container:
+		case there.VolumeHandle != m.VolumeHandle:
+			return fmt.Errorf("%w: another volume is mounted there", node.ErrConflict)
+		default: // the same again
+			return nil
+		}
+	}
 	a.all.published[a.uid] = append(a.all.published[a.uid], m)
 	return nil
 }
