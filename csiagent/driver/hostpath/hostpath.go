@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/subdir"
 )
 
 // Attributes of a hostpath volume.
@@ -118,11 +119,12 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, _ string) (mount.Sour
 
 // source opens the directory rel of top for m. A server may answer for it.
 func source(top *os.File, rel string, create bool, m mount.Mount) (mount.Source, error) {
-	fd, err := beneath(top, rel)
-	if create && errors.Is(err, unix.ENOENT) {
-		if err = makeAll(top, rel, m.Owner); err == nil {
-			fd, err = beneath(top, rel)
-		}
+	var fd int
+	var err error
+	if create {
+		fd, err = makeAll(top, rel, m.Owner)
+	} else {
+		fd, err = beneath(top, rel)
 	}
 	if err != nil {
 		return mount.Source{}, explain(err)
@@ -216,17 +218,23 @@ func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/
 
 const resolve = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
 
-func beneath(dir *os.File, rel string) (int, error) { return openDir(int(dir.Fd()), rel, unix.O_PATH) }
+func beneath(top *os.File, rel string) (int, error) {
+	return subdir.Open(int(top.Fd()), rel, unix.O_PATH, resolve)
+}
 
-func openDir(dirfd int, rel string, flags uint64) (int, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
-	for {
-		fd, err := unix.Openat2(dirfd, rel, &how)
-		// EAGAIN is the kernel saying that something was renamed meanwhile.
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
-			return fd, err
+// makeAll is beneath, one component after the other. Those that are missing are made for owner.
+func makeAll(top *os.File, rel string, owner mount.Owner) (int, error) {
+	mk := subdir.Maker{Owner: owner, Mode: 0o755, Resolve: resolve}
+	at, err := beneath(top, ".")
+	for _, name := range strings.Split(rel, "/")[1:] { // the first is the prefix itself
+		if err != nil {
+			break
 		}
+		dir := at
+		at, err = mk.Open(dir, name)
+		_ = unix.Close(dir)
 	}
+	return at, err
 }
 
 // explain says what happened without the path.

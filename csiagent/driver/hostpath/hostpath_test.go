@@ -200,8 +200,8 @@ func TestOnlyADirectoryThatWasMadeHereIsGivenAway(t *testing.T) {
 		entry string
 		want  string
 	}{
-		"what an agent has made that ended then": {mode: 0o1700, want: "755 1000"},
-		"one that has entries":                   {mode: 0o1700, entry: "theirs", want: "1700 0"},
+		"what an agent has made that ended then": {mode: 0o1500, want: "755 1000"},
+		"one that has entries":                   {mode: 0o1500, entry: "theirs", want: "1500 0"},
 		"another's":                              {mode: 0o700, want: "700 0"},
 		"one that all may enter":                 {mode: 0o1777, want: "1777 0"},
 	} {
@@ -219,6 +219,15 @@ func TestOnlyADirectoryThatWasMadeHereIsGivenAway(t *testing.T) {
 			require.NoError(t, src.Root.Close())
 			require.Equal(t, c.want, owned(t, dir))
 			require.Equal(t, "755 1000", owned(t, filepath.Join(dir, "new")))
+
+			require.NoError(t, unix.Rmdir(filepath.Join(dir, "new")))
+			require.NoError(t, unix.Chown(dir, 0, 0))
+			require.NoError(t, unix.Chmod(dir, c.mode))
+			m.Attributes["path"] = dir
+			src, err = driver(t, top).Mount(t.Context(), m, "")
+			require.NoError(t, err)
+			require.NoError(t, src.Root.Close())
+			require.Equal(t, c.want, owned(t, dir), "as the volume itself")
 		})
 	}
 }
