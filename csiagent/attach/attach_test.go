@@ -9,10 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
@@ -137,6 +139,36 @@ func TestAMissingSubPath(t *testing.T) {
 	require.ErrorIs(t, err, attach.ErrNotFound)
 	_, err = attach.Clone(v, attach.CloneOptions{SubPath: "x/y", MakeSubPath: true, ReadOnly: true})
 	require.ErrorIs(t, err, attach.ErrNotFound, "a read-only volume is not written to")
+}
+
+func TestVolumesThatLackTheSameSubPathsMakeThemTogether(t *testing.T) {
+	needsRoot(t)
+	top := t.TempDir()
+	owner := mount.Owner{UID: 1000, GID: 1001}
+	for round := range 200 {
+		var g errgroup.Group
+		for i := range 4 {
+			g.Go(func() error {
+				root, err := os.Open(top)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = root.Close() }()
+				sub := fmt.Sprintf("%d/deep/%d", round, i)
+				tree, err := attach.Clone(root, attach.CloneOptions{SubPath: sub, MakeSubPath: true, Owner: owner})
+				if err != nil {
+					return err
+				}
+				return tree.Close()
+			})
+		}
+		require.NoError(t, g.Wait())
+		for _, rel := range []string{"", "deep", "deep/0", "deep/1", "deep/2", "deep/3"} {
+			var st unix.Stat_t
+			require.NoError(t, unix.Lstat(filepath.Join(top, strconv.Itoa(round), rel), &st))
+			require.Equal(t, "755 1000:1001", fmt.Sprintf("%o %d:%d", st.Mode&0o7777, st.Uid, st.Gid), rel)
+		}
+	}
 }
 
 func TestAReadOnlyMountRefusesRoot(t *testing.T) {

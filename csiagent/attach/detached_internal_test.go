@@ -5,14 +5,11 @@ package attach
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
-
-	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
 
 // beforeDetachedClones makes openTree answer as kernels before 6.15 do: EINVAL, unless the calling thread's mount namespace has
@@ -169,34 +166,4 @@ func TestWhatCannotBeClonedAtAllStaysWhereItIs(t *testing.T) {
 	_, err = Clone(root, CloneOptions{})
 	require.ErrorIs(t, err, unix.EINVAL)
 	require.True(t, listed(t, root))
-}
-
-func TestOnlyANewDirectoryIsGivenAway(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: gives directories to others")
-	}
-	for name, c := range map[string]struct {
-		mode  uint32
-		entry string
-		want  string
-	}{
-		"the one that was made": {mode: 0, want: "755 1000"},
-		"one that others may enter, or a file system with one mode for all": {mode: 0o777, want: "777 0"},
-		"one that has entries": {mode: 0, entry: "theirs", want: "0 0"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			if c.entry != "" {
-				require.NoError(t, os.WriteFile(filepath.Join(dir, c.entry), nil, 0o600))
-			}
-			require.NoError(t, unix.Chmod(dir, c.mode))
-			fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-			require.NoError(t, err)
-			defer closeFD(fd)
-			require.NoError(t, giveAway(fd, mount.Owner{UID: 1000, GID: 1000}))
-			var st unix.Stat_t
-			require.NoError(t, unix.Fstat(fd, &st))
-			require.Equal(t, c.want, fmt.Sprintf("%o %d", st.Mode&0o7777, st.Uid))
-		})
-	}
 }

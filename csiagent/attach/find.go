@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount/subdir"
 )
 
 // Everything here runs in the namespace, on paths relative to its "/".
@@ -22,8 +24,8 @@ func slash() (int, error) {
 	return unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
-// parent opens the directory that holds the last component of rel, name. What is missing is made by mk, unless that is nil.
-func parent(rel string, mk maker) (dir int, name string, err error) {
+// parent opens the directory that holds the last component of rel, name. Those above are opened by next.
+func parent(rel string, next opener) (dir int, name string, err error) {
 	root, err := slash()
 	if err != nil {
 		return -1, "", err
@@ -33,13 +35,13 @@ func parent(rel string, mk maker) (dir int, name string, err error) {
 	if i := strings.LastIndexByte(rel, '/'); i >= 0 {
 		above, name = rel[:i], rel[i+1:]
 	}
-	dir, err = walk(root, above, mk)
+	dir, err = walk(root, above, next)
 	return dir, name, err
 }
 
 // look returns the mount at rel, and whether rel is its root. Missing parents are ErrNotFound.
 func look(rel string) (id uint64, mounted bool, err error) {
-	dir, name, err := parent(rel, nil)
+	dir, name, err := parent(rel, existing)
 	if err != nil {
 		return 0, false, err
 	}
@@ -62,7 +64,7 @@ func at(rel string, id uint64) (bool, error) {
 
 // openRoot opens the root of the mount id at name in dir, or returns ErrNotFound.
 func openRoot(dir int, name string, id uint64) (int, error) {
-	fd, err := open(dir, name, unix.O_PATH, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
+	fd, err := subdir.Open(dir, name, unix.O_PATH, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
 		return -1, fault(fmt.Sprintf("%q", name), err)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount/subdir"
 )
 
 // AttachOptions say what a target may look like.
@@ -80,7 +82,7 @@ func place(rel string, o AttachOptions) (int, error) {
 	if o.AllowNonEmpty {
 		return dir, nil
 	}
-	bare, err := empty(dir)
+	bare, err := subdir.Empty(dir)
 	if err == nil && !bare {
 		err = fmt.Errorf("%w: the directory is not empty", ErrBusy)
 	}
@@ -91,13 +93,17 @@ func place(rel string, o AttachOptions) (int, error) {
 	return dir, nil
 }
 
-// plain makes directories with a mode.
-func plain(mode uint32) maker {
+// plain opens directories and makes the missing ones with a mode.
+func plain(mode uint32) opener {
 	return func(dir int, name string) (int, error) {
-		if err := unix.Mkdirat(dir, name, mode); err != nil {
+		fd, err := existing(dir, name)
+		if !errors.Is(err, unix.ENOENT) {
+			return fd, err
+		}
+		if err := unix.Mkdirat(dir, name, mode); err != nil && !errors.Is(err, unix.EEXIST) {
 			return -1, err
 		}
-		return open(dir, name, unix.O_PATH, strict)
+		return existing(dir, name)
 	}
 }
 
@@ -156,7 +162,7 @@ func remove(rel string, id uint64, lazy bool) error {
 // removeAt goes through the parent: umount2 takes no descriptor, and the root of a dead file system cannot be entered, that of a
 // hung one would hold the thread.
 func removeAt(rel string, id uint64, lazy bool) error {
-	dir, name, err := parent(rel, nil)
+	dir, name, err := parent(rel, existing)
 	if err != nil {
 		return err
 	}
@@ -273,7 +279,7 @@ func reach(rel string, id uint64) (int, error) {
 }
 
 func reachAt(rel string, id uint64) (int, error) {
-	dir, name, err := parent(rel, nil)
+	dir, name, err := parent(rel, existing)
 	if err != nil {
 		return -1, err
 	}

@@ -66,7 +66,7 @@ func replace(tree int, id uint64, rel string, old uint64, o AttachOptions) error
 
 // slide puts the tree beneath the mount old.
 func slide(tree int, rel string, old uint64) error {
-	dir, name, err := parent(rel, nil)
+	dir, name, err := parent(rel, existing)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/subdir"
 )
 
 // CloneOptions say which part of a volume is taken, and how it may be used.
@@ -37,11 +38,11 @@ type Tree struct {
 // or from it, and mounts below root are not part of it. The volume answers for the time it takes: probe it first.
 func Clone(root *os.File, o CloneOptions) (*Tree, error) {
 	defer runtime.KeepAlive(root)
-	var mk maker
+	next := opener(existing)
 	if o.MakeSubPath && !o.ReadOnly {
-		mk = func(dir int, name string) (int, error) { return makeOwned(dir, name, o.Owner) }
+		next = subdir.Maker{Owner: o.Owner, Mode: 0o755, Resolve: subdir.Strict}.Open
 	}
-	dir, err := walk(int(root.Fd()), o.SubPath, mk)
+	dir, err := walk(int(root.Fd()), o.SubPath, next)
 	if err != nil {
 		return nil, fmt.Errorf("subPath: %w", err)
 	}
@@ -80,46 +81,3 @@ func (t *Tree) ID() uint64 { return t.id }
 
 // Close lets go of the tree. An attached mount stays, but counts as in use until its tree is closed.
 func (t *Tree) Close() error { return t.f.Close() }
-
-// makeOwned makes the directory name in dir for owner. Its first mode, 0, tells the directory that was made from one that
-// somebody put in its place before it was opened: only an empty directory that nobody may enter is given away. Another one is left as
-// it is, as if it had been there before: it is such a one, or the file system has one mode for everything in it, as FUSE clients are told by umask.
-func makeOwned(dir int, name string, owner mount.Owner) (int, error) {
-	if err := unix.Mkdirat(dir, name, 0); err != nil {
-		return -1, err
-	}
-	fd, err := open(dir, name, unix.O_RDONLY, strict)
-	if err != nil {
-		return -1, err
-	}
-	if err := giveAway(fd, owner); err != nil {
-		closeFD(fd)
-		return -1, err
-	}
-	return fd, nil
-}
-
-func giveAway(fd int, owner mount.Owner) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	if st.Uid == owner.UID && st.Gid == owner.GID && st.Mode&0o700 == 0o700 {
-		return nil // the file system says that everything in it is the owner's
-	}
-	const permissions = 0o777 // a directory's set-group-ID bit comes from the one above it
-	if st.Mode&permissions != 0 {
-		return nil
-	}
-	if bare, err := empty(fd); err != nil || !bare {
-		return err
-	}
-	// While it is still ours: to change the mode of another one's takes a capability that the agent in a pod does not have.
-	if err := unix.Fchmod(fd, 0o755); err != nil {
-		return fmt.Errorf("open directory to its owner: %w", err)
-	}
-	if err := unix.Fchown(fd, int(owner.UID), int(owner.GID)); err != nil {
-		return fmt.Errorf("give directory to %d:%d: %w", owner.UID, owner.GID, err)
-	}
-	return nil
-}

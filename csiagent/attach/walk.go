@@ -3,81 +3,43 @@
 package attach
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount/subdir"
 )
 
-// strict is how every component of a path is opened: beneath its parent, through no link of any kind, into no other mount.
-const strict = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV
+// opener opens the directory name of dir, O_PATH.
+type opener func(dir int, name string) (int, error)
 
-// open opens the directory name, one component or ".", of dir. flags are O_PATH or O_RDONLY.
-func open(dir int, name string, flags, resolve uint64) (int, error) {
-	how := &unix.OpenHow{Flags: flags | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolve}
-	for {
-		fd, err := unix.Openat2(dir, name, how)
-		// EAGAIN: a rename somewhere on the machine raced with the check for "beneath".
-		if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.EAGAIN) {
-			return fd, err
-		}
-	}
+func existing(dir int, name string) (int, error) {
+	return subdir.Open(dir, name, unix.O_PATH, subdir.Strict)
 }
 
-// maker makes the missing directory name in dir and returns it open. When the directory turns up in the meantime it returns unix.EEXIST.
-type maker func(dir int, name string) (int, error)
-
-// walk opens the directory rel, which is relative to dir, one component after the other. What is missing is made by mk, unless
-// that is nil. The caller owns dir and the result.
-func walk(dir int, rel string, mk maker) (int, error) {
+// walk opens the directory rel, which is relative to dir, one component after the other by next. The caller owns dir and the result.
+func walk(dir int, rel string, next opener) (int, error) {
 	cur, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) // opening "." would ask the file system
 	if err != nil || rel == "" {
 		return cur, err
 	}
 	for name := range strings.SplitSeq(rel, "/") {
-		next, err := step(cur, name, mk)
+		fd, err := step(cur, name, next)
 		closeFD(cur)
 		if err != nil {
 			return -1, fault(fmt.Sprintf("%q", name), err)
 		}
-		cur = next
+		cur = fd
 	}
 	return cur, nil
 }
 
-func step(dir int, name string, mk maker) (int, error) {
+func step(dir int, name string, next opener) (int, error) {
 	if name == "" || name == "." || name == ".." {
 		return -1, unix.EXDEV
 	}
-	fd, err := open(dir, name, unix.O_PATH, strict)
-	if !errors.Is(err, unix.ENOENT) || mk == nil {
-		return fd, err
-	}
-	fd, err = mk(dir, name)
-	if errors.Is(err, unix.EEXIST) {
-		return open(dir, name, unix.O_PATH, strict)
-	}
-	return fd, err
-}
-
-// empty says whether the directory fd has no entries.
-func empty(fd int) (bool, error) {
-	r, err := open(fd, ".", unix.O_RDONLY, strict)
-	if err != nil {
-		return false, err
-	}
-	defer closeFD(r)
-	buf := make([]byte, 4096)
-	for {
-		n, err := unix.Getdents(r, buf)
-		if err != nil || n == 0 {
-			return err == nil, err
-		}
-		if _, _, names := unix.ParseDirent(buf[:n], -1, nil); len(names) > 0 {
-			return false, nil
-		}
-	}
+	return next(dir, name)
 }
 
 // identity is the mount that fd is in, by an ID that is never used twice where the kernel has one (6.8), and whether fd is
