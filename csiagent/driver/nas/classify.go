@@ -79,8 +79,6 @@ func made(ans answer, of wording) error {
 	case unix.EACCES, unix.EPERM, unix.EROFS:
 		return of(mount.ErrDenied, "the server does not let the agent make the directory %q; make it on the server, or export with "+
 			"no_root_squash", ans.Field)
-	case unix.EEXIST:
-		return of(mount.ErrDenied, "the directory %q was replaced while it was made", ans.Field)
 	case unix.ENOSPC, unix.EDQUOT:
 		return of(mount.ErrUnavailable, "there is no room on the server for the directory %q", ans.Field)
 	}

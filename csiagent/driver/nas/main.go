@@ -83,7 +83,7 @@ func provide(t task, mount mounter) (int, error) {
 	if err := settle(root); err != nil {
 		return -1, err
 	}
-	dir, err := walk(root, t.Sub, t.maker())
+	dir, err := walk(root, t.Sub, t)
 	if err != nil {
 		return -1, err
 	}
@@ -129,7 +129,7 @@ func makeIn(t task, top int, rel string) error {
 	if err := settle(top); err != nil {
 		return err
 	}
-	dir, err := walk(top, rel, t.maker())
+	dir, err := walk(top, rel, t)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package nas
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -9,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -22,6 +25,8 @@ func TestMain(m *testing.M) {
 			os.Exit(Main())
 		case "directories":
 			os.Exit(serve(directory))
+		case "squashed":
+			os.Exit(serve(squashed))
 		case "hung":
 			os.Exit(serve(func(task, string) (int, error) { return -1, unix.Pause() }))
 		case "dead":
@@ -39,6 +44,15 @@ func directory(_ task, path string) (int, error) {
 	return fd, failed(stepMount, "", err)
 }
 
+// squashed is such a server that takes root for nobody.
+func squashed(t task, path string) (int, error) {
+	fd, err := directory(t, path)
+	if err == nil {
+		err = errors.Join(unix.Setfsgid(65534), unix.Setfsuid(65534))
+	}
+	return fd, err
+}
+
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -46,10 +60,15 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// mounted runs the process for v and returns where the test sees the volume.
+// mounted runs the process for k and returns where the test sees the volume.
 func mounted(t *testing.T, k task) (string, error) {
 	t.Helper()
-	root, ans, err := run(t.Context(), []string{"/proc/self/exe", "directories"}, k)
+	return mountedFrom(t, "directories", k)
+}
+
+func mountedFrom(t *testing.T, server string, k task) (string, error) {
+	t.Helper()
+	root, ans, err := run(t.Context(), []string{"/proc/self/exe", server}, k)
 	require.NoError(t, err)
 	if ans.Errno != 0 {
 		require.Nil(t, root)
@@ -98,6 +117,56 @@ func TestAPathThatTheServerLacksIsMadeUnlessNobodyMayWrite(t *testing.T) {
 	require.ErrorContains(t, err, "missing")
 }
 
+func TestVolumesThatLackTheSameDirectoriesMakeThemTogether(t *testing.T) {
+	needRoot(t)
+	top := t.TempDir()
+	for round := range 200 {
+		var g errgroup.Group
+		for i := range 4 {
+			g.Go(func() error {
+				root, err := directory(task{}, top)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = unix.Close(root) }()
+				dir, err := walk(root, fmt.Sprintf("%d/deep/%d", round, i), task{Mode: 0o2770, UID: 1000, GID: 1001})
+				if err != nil {
+					return err
+				}
+				return unix.Close(dir)
+			})
+		}
+		require.NoError(t, g.Wait())
+		for _, rel := range []string{"", "deep", "deep/0", "deep/1", "deep/2", "deep/3"} {
+			var st unix.Stat_t
+			require.NoError(t, unix.Lstat(filepath.Join(top, strconv.Itoa(round), rel), &st))
+			require.Equal(t, "2770 1000:1001", fmt.Sprintf("%o %d:%d", st.Mode&0o7777, st.Uid, st.Gid), rel)
+		}
+	}
+}
+
+func TestAServerThatSquashesRootIsToldByWhatItRefuses(t *testing.T) {
+	needRoot(t)
+	top := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(top), 0o755))
+	require.NoError(t, os.Mkdir(top+"/all", 0o755))
+	require.NoError(t, os.Chmod(top+"/all", 0o777))
+	k := task{Path: top, Sub: "all/new", Mode: 0o755, UID: 1000, GID: 1001}
+	for range 2 {
+		_, err := mountedFrom(t, "squashed", k)
+		require.ErrorIs(t, err, mount.ErrDenied)
+		require.ErrorContains(t, err, "squashes root")
+		require.NoDirExists(t, top+"/all/new", "it would be in the way")
+	}
+	k.Mode = 0o777
+	_, err := mountedFrom(t, "squashed", k)
+	require.NoError(t, err, "anybody may write")
+	k.Sub = "new"
+	_, err = mountedFrom(t, "squashed", k)
+	require.ErrorIs(t, err, mount.ErrDenied)
+	require.ErrorContains(t, err, "make the directory")
+}
+
 func TestNoLinkInASubPathIsFollowed(t *testing.T) {
 	needRoot(t)
 	top := t.TempDir()
@@ -136,7 +205,7 @@ func TestADirectoryThatIsSwappedForALinkLeadsNowhereElse(t *testing.T) {
 	defer func() { _ = unix.Close(root) }()
 	k := task{Mode: 0o755, UID: 1000, GID: 1000}
 	for range 10_000 {
-		if fd, err := walk(root, "a/new", k.maker()); err == nil {
+		if fd, err := walk(root, "a/new", k); err == nil {
 			_ = unix.Unlinkat(fd, "x", 0)
 			_ = unix.Close(fd)
 		}
