@@ -181,6 +181,12 @@ func (w *world) control() {
 // intercepted asks w.between at each call.
 func (w *world) intercepted(c client.WithWatch) client.Client {
 	return interceptor.NewClient(c, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if f := w.between.Load(); f != nil && f.Get != nil {
+				return f.Get(ctx, c, key, o, opts...)
+			}
+			return c.Get(ctx, key, o, opts...)
+		},
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
 			if f := w.between.Load(); f != nil && f.Create != nil {
 				return f.Create(ctx, c, o, opts...)

@@ -36,6 +36,7 @@ func (p *pass) make(ctx context.Context) (*corev1.Pod, error) {
 	if err != nil {
 		return nil, p.refused(err, "PodRefused", "its pod was refused")
 	}
+	p.memory.recall(nil) // nothing is in it yet
 	return pod, nil
 }
 

@@ -50,14 +50,16 @@ type memory struct {
 	report   *report // of a chore that is done, until the status has it
 	of       string  // what the last report was made of
 	due      time.Time
-	misses   int       // in a row
-	inited   time.Time // when the daemon was last initialised from here
-	deleted  time.Time // when the sandbox was first seen to be deleted, by our own clock
-	pod      string    // the UID of a pod that is gone
-	last     verdict   // on it
-	detached bool      // its volumes are off, or have had their time
-	seen     bool      // the report is in the status that is being written
-	given    given     // to its mounts
+	misses   int                    // in a row
+	inited   time.Time              // when the daemon was last initialised from here
+	deleted  time.Time              // when the sandbox was first seen to be deleted, by our own clock
+	pod      string                 // the UID of a pod that is gone
+	last     verdict                // on it
+	detached bool                   // its volumes are off, or have had their time
+	seen     bool                   // the report is in the status that is being written
+	given    given                  // to its mounts
+	recalled bool                   // mounts holds
+	mounts   []v1alpha1.MountStatus // that may be in the sandbox; the cache may not have heard of our own last write of them
 }
 
 // report is what came of a chore.
@@ -118,6 +120,12 @@ func (c *chores) run(key types.NamespacedName, m *memory, bounded bool, f func(c
 	m.running, m.bounded, m.cancel = true, bounded, cancel
 	c.work.Go(func() {
 		defer cancel()
+		defer func() {
+			select {
+			case c.wake <- key:
+			case <-stop.Done():
+			}
+		}()
 		if bounded {
 			select {
 			case c.slot <- struct{}{}:
@@ -130,14 +138,10 @@ func (c *chores) run(key types.NamespacedName, m *memory, bounded bool, f func(c
 		traced, end := begin(ctx, key, bounded)
 		out := f(traced)
 		end(out)
-		if ctx.Err() != nil { // nobody wants to know any more
+		if stop.Err() != nil { // nobody wants to know any more
 			m.done(nil)
 		} else {
 			m.done(&out)
-		}
-		select {
-		case c.wake <- key:
-		case <-stop.Done():
 		}
 	})
 }
@@ -159,6 +163,22 @@ func (m *memory) done(r *report) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.running, m.cancel, m.report = false, nil, r
+	if r != nil && !r.detached {
+		m.mounts = r.mounts
+	}
+}
+
+func (m *memory) knows() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.recalled
+}
+
+// recall sets what may be in the sandbox, until a chore knows more.
+func (m *memory) recall(mounts []v1alpha1.MountStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.recalled, m.mounts = true, mounts
 }
 
 // end gives up a chore that is under way.

@@ -92,8 +92,7 @@ func (p *pass) detached(pod *corev1.Pod) bool {
 	if m.isDetached() {
 		return true
 	}
-	known := p.known()
-	if len(known) == 0 || pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" {
+	if pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" {
 		m.detach()
 		return true
 	}
@@ -107,6 +106,11 @@ func (p *pass) detached(pod *corev1.Pod) bool {
 	if m.giveUp() { // it wakes us when it has ended
 		p.again(time.Second)
 		return false
+	}
+	known := p.known() // also to a chore that was given up
+	if len(known) == 0 {
+		m.detach()
+		return true
 	}
 	d := &detaching{cfg: &p.r.cfg, sb: p.sb.DeepCopy(), known: known, left: max(left, time.Second)}
 	p.r.chores.run(client.ObjectKeyFromObject(p.sb), m, false, d.run)
@@ -140,9 +144,9 @@ func (m *memory) isDetached() bool {
 	return m.detached
 }
 
-// known are the mounts that may be in the sandbox: those in the status, and those in the spec that nobody has looked at yet.
+// known are the mounts that may be in the sandbox: those that somebody has seen, and those in the spec that nobody has looked at yet.
 func (p *pass) known() []v1alpha1.MountStatus {
-	out := slices.Clone(p.sb.Status.Mounts)
+	out := slices.Clone(p.mounts())
 	for _, m := range p.sb.Spec.Mounts {
 		if find(out, m.ID) == nil {
 			out = append(out, v1alpha1.MountStatus{ID: m.ID, Source: m.Volume, Path: m.Path, Container: m.Container})

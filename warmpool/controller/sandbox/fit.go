@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
@@ -42,13 +43,42 @@ func (p *pass) fit(pod *corev1.Pod) {
 	p.again(p.r.cfg.Times.Look) // should it not have been started
 }
 
+// recall makes sure that it is known which mounts may be in the sandbox. Who looked after it before this process may have written them a
+// moment ago.
+func (p *pass) recall(ctx context.Context) error {
+	sb, m := p.sb, p.memory
+	if m.knows() || sb.Spec.Claim == nil && len(sb.Spec.Mounts) == 0 && len(sb.Status.Mounts) == 0 {
+		return nil
+	}
+	var now v1alpha1.Sandbox
+	if err := p.r.cfg.Live.Get(ctx, client.ObjectKeyFromObject(sb), &now); err != nil {
+		return fmt.Errorf("read %s: %w", sb.Name, err)
+	}
+	if now.UID != sb.UID {
+		return apierrors.NewNotFound(v1alpha1.GroupVersion.WithResource("sandboxes").GroupResource(), sb.Name)
+	}
+	m.recall(now.Status.Mounts)
+	return nil
+}
+
+// mounts are those that may be in the sandbox.
+func (p *pass) mounts() []v1alpha1.MountStatus {
+	m := p.memory
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.recalled {
+		return m.mounts
+	}
+	return p.sb.Status.Mounts
+}
+
 // wanted says whether there is anything to keep, and a container to keep it in.
 func (p *pass) wanted(pod *corev1.Pod) bool {
 	sb := p.sb
 	if pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" || mainContainer(pod) == "" {
 		return false
 	}
-	if len(sb.Spec.Mounts) > 0 || len(sb.Status.Mounts) > 0 {
+	if len(sb.Spec.Mounts) > 0 || len(p.mounts()) > 0 {
 		return sb.Spec.Claim != nil || ready(pod) // before that its agent has no way into the container
 	}
 	return sb.Spec.Claim != nil && has(sb, v1alpha1.RuntimeAgent)
@@ -73,7 +103,7 @@ func (p *pass) apply(of string) {
 		return
 	}
 	s := &p.sb.Status
-	s.Mounts = r.mounts
+	s.Mounts = copied(r.mounts)
 	if r.started != "" {
 		s.StartedContainer = r.started
 	}
@@ -100,6 +130,10 @@ func (p *pass) apply(of string) {
 	if r.of != of {
 		m.due = p.now
 	}
+}
+
+func copied(mounts []v1alpha1.MountStatus) []v1alpha1.MountStatus {
+	return (&v1alpha1.SandboxStatus{Mounts: mounts}).DeepCopy().Mounts
 }
 
 // pause is how long until the next look.
@@ -130,6 +164,7 @@ type job struct {
 func (p *pass) job(pod *corev1.Pod, of string) *job {
 	sb := p.sb
 	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, killed: killed(pod), given: &p.memory.given}
+	j.sb.Status.Mounts = copied(p.mounts())
 	if sb.Spec.Claim == nil || !has(sb, v1alpha1.RuntimeAgent) {
 		return j
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -198,8 +199,7 @@ func (j *job) mount(ctx context.Context, w wanted) (st v1alpha1.MountStatus, mis
 	if health.Verdict == node.VerdictHung { // the agent has what it takes to replace its client, but may think it too early
 		return j.hung(ctx, st, known)
 	}
-	now := metav1.NewTime(j.now)
-	st.Phase, st.Verdict, st.Message, st.MountedAt = mounted, string(node.VerdictLive), "", &now
+	st.Phase, st.Verdict, st.Message, st.MountedAt = mounted, string(node.VerdictLive), "", j.stamp()
 	if known.Phase == mounted {
 		notes = []note{{"MountRepaired", "volume " + st.Source + " at " + st.Path + " was gone and is mounted again"}}
 	}
@@ -249,10 +249,15 @@ func (j *job) ours(known v1alpha1.MountStatus, w wanted) bool {
 func (j *job) up(st, known v1alpha1.MountStatus, h node.Health) v1alpha1.MountStatus {
 	st.Phase, st.Verdict, st.Message, st.MountedAt = mounted, string(h.Verdict), h.Message, known.MountedAt
 	if known.Phase != mounted || st.MountedAt == nil {
-		now := metav1.NewTime(j.now)
-		st.MountedAt = &now
+		st.MountedAt = j.stamp()
 	}
 	return st
+}
+
+// stamp is now as it is read back from the store, which keeps seconds.
+func (j *job) stamp() *metav1.Time {
+	now := metav1.NewTime(j.now.Truncate(time.Second))
+	return &now
 }
 
 // news is the event of a mount whose health has changed, or that has been healed before anybody has looked.

@@ -219,6 +219,9 @@ func (p *pass) live(ctx context.Context) error {
 	if p.fresh(pod) {
 		return errFresh
 	}
+	if err := p.recall(ctx); err != nil {
+		return err
+	}
 	if p.wanted(pod) {
 		p.apply(basis(p.sb, pod))
 	}
