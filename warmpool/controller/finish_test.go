@@ -40,6 +40,48 @@ func TestVolumesThatNobodyHasLookedAtYetAreDetached(t *testing.T) {
 	require.Equal(t, 1, w.fitter.count("unpublish h-pv-a /data/a"))
 }
 
+func TestAMountInAnothersPlaceThatNobodyHasLookedAtYetIsDetached(t *testing.T) {
+	for name, next := range map[string]v1alpha1.Mount{
+		"the same volume at another path": {ID: "a", Volume: "pv-a", Path: "/data/b"},
+		"another volume at the same path": {ID: "a", Volume: "pv-b", Path: "/data/a"},
+		"another mount":                   {ID: "b", Volume: "pv-b", Path: "/data/a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			sb := w.replaced(next)
+			w.control()
+			w.gone(sb)
+			require.Empty(t, w.fitter.mounted(sb))
+			require.NotContains(t, w.events(sb.Name), "MountsAbandoned")
+		})
+	}
+}
+
+// replaced is a sandbox that was deleted after its gateway has unmounted the one mount and mounted another, before anybody has looked.
+func (w *world) replaced(next v1alpha1.Mount) *v1alpha1.Sandbox {
+	w.t.Helper()
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	w.stop()
+	w.fitter.with(func(f *fitter) { f.agents[sb.UID].mounts = map[string]string{"h-" + next.Volume + " " + next.Path: ""} })
+	edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = []v1alpha1.Mount{asked(next)} })
+	require.NoError(w.t, w.client.Delete(w.t.Context(), sb))
+	return sb
+}
+
+func TestAMountWhoseVolumeNobodyKnowsAnyMoreIsToldAtTheEnd(t *testing.T) {
+	w := newWorld(t)
+	sb := w.replaced(v1alpha1.Mount{ID: "a", Volume: "pv-b", Path: "/data/a"})
+	w.volumes.mu.Lock()
+	delete(w.volumes.all, "pv-b")
+	w.volumes.mu.Unlock()
+	w.control()
+	w.gone(sb)
+	w.eventually(func(c *assertT) {
+		require.Regexp(c, "MountsAbandoned .* cannot be looked up any more.*: pv-b at /data/a", w.events(sb.Name))
+	})
+}
+
 func TestWhatMayBeLostIsTold(t *testing.T) {
 	w := newWorld(t)
 	sb := w.handedOut("pool", dataA())

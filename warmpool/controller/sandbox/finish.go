@@ -107,8 +107,8 @@ func (p *pass) detached(pod *corev1.Pod) bool {
 		p.again(time.Second)
 		return false
 	}
-	known := p.known() // also to a chore that was given up
-	if len(known) == 0 {
+	known := copied(p.mounts()) // also to a chore that was given up
+	if len(known) == 0 && len(p.sb.Spec.Mounts) == 0 {
 		m.detach()
 		return true
 	}
@@ -142,17 +142,6 @@ func (m *memory) isDetached() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.detached
-}
-
-// known are the mounts that may be in the sandbox: those that somebody has seen, and those in the spec that nobody has looked at yet.
-func (p *pass) known() []v1alpha1.MountStatus {
-	out := slices.Clone(p.mounts())
-	for _, m := range p.sb.Spec.Mounts {
-		if find(out, m.ID) == nil {
-			out = append(out, v1alpha1.MountStatus{ID: m.ID, Source: m.Volume, Path: m.Path, Container: m.Container})
-		}
-	}
-	return out
 }
 
 // outwait waits for the pod to go, but not for ever.
@@ -197,7 +186,7 @@ func (p *pass) release(ctx context.Context) error {
 type detaching struct {
 	cfg   *Config
 	sb    *v1alpha1.Sandbox
-	known []v1alpha1.MountStatus
+	known []v1alpha1.MountStatus // what somebody has seen
 	left  time.Duration
 }
 
@@ -205,13 +194,11 @@ type detaching struct {
 func (d *detaching) run(ctx context.Context) report {
 	within, cancel := context.WithTimeout(ctx, d.left)
 	defer cancel()
-	d.handles(within)
-	notes := make([]note, len(d.known))
+	all, lost := d.mounts(within)
+	notes := make([]note, len(all))
 	var wg sync.WaitGroup
-	for i, m := range d.known {
-		if m.VolumeHandle != "" {
-			wg.Go(func() { notes[i] = d.detach(within, m) })
-		}
+	for i, m := range all {
+		wg.Go(func() { notes[i] = d.detach(within, m) })
 	}
 	wg.Wait()
 	out := report{detached: true}
@@ -220,13 +207,16 @@ func (d *detaching) run(ctx context.Context) report {
 		switch n.reason {
 		case "":
 		case abandonedReason:
-			abandoned = append(abandoned, d.known[i].Source+" at "+d.known[i].Path)
+			abandoned = append(abandoned, all[i].Source+" at "+all[i].Path)
 		default:
 			out.notes = append(out.notes, n)
 		}
 	}
 	if len(abandoned) > 0 {
 		out.notes = append(out.notes, note{abandonedReason, "not detached in time, last writes may be missing: " + strings.Join(abandoned, ", ")})
+	}
+	if len(lost) > 0 {
+		out.notes = append(out.notes, note{abandonedReason, "not detached, for what they are cannot be looked up any more; last writes may be missing: " + strings.Join(lost, ", ")})
 	}
 	for _, n := range out.notes {
 		d.cfg.Log.Warn("volumes of a deleted sandbox", "sandbox", d.sb.Name, "namespace", d.sb.Namespace, "reason", n.reason, "message", n.message)
@@ -258,22 +248,37 @@ func (d *detaching) detach(ctx context.Context, m v1alpha1.MountStatus) note {
 	}
 }
 
-// handles fills in by what handle volumes are known that were mounted a moment ago, before anybody looked.
-func (d *detaching) handles(ctx context.Context) {
-	if !slices.ContainsFunc(d.known, func(m v1alpha1.MountStatus) bool { return m.VolumeHandle == "" }) || d.sb.Spec.Template == nil {
-		return
-	}
-	j := &job{cfg: d.cfg, sb: d.sb, now: d.cfg.Clock.Now()}
-	asked, err := j.resolve(ctx)
-	if err != nil {
-		d.cfg.Log.Warn("volumes cannot be looked up", "sandbox", d.sb.Name, "namespace", d.sb.Namespace, "error", err)
-		return
-	}
-	for i := range d.known {
-		for _, w := range asked {
-			if m := &d.known[i]; m.ID == w.ID && m.VolumeHandle == "" {
-				m.VolumeHandle, m.Path, m.Container, m.Source = w.VolumeHandle, w.Target, w.Container, w.source()
-			}
+// mounts are those that may be in the sandbox: those that somebody has seen, and those of the spec that were mounted a moment ago, before
+// anybody looked. lost are those among them of which nobody can say any more what they are.
+func (d *detaching) mounts(ctx context.Context) (out []v1alpha1.MountStatus, lost []string) {
+	for _, m := range d.known {
+		if m.VolumeHandle != "" { // else it never was one
+			out = append(out, m)
 		}
 	}
+	j := &job{cfg: d.cfg, sb: d.sb, now: d.cfg.Clock.Now()}
+	asked, _ := j.parse()
+	unseen := func(w wanted) bool {
+		w.Mount, _ = j.whole(w.Mount, "", j.metadata())
+		k := find(d.known, w.ID)
+		return k == nil || k.VolumeHandle == "" || w.another(*k)
+	}
+	if !slices.ContainsFunc(asked, unseen) {
+		return out, nil
+	}
+	resolved, err := j.resolve(ctx)
+	if err != nil {
+		d.cfg.Log.Warn("volumes cannot be looked up", "sandbox", d.sb.Name, "namespace", d.sb.Namespace, "error", err)
+		resolved = asked
+	}
+	for i, w := range asked {
+		switch now := resolved[i]; {
+		case !unseen(w):
+		case now.VolumeHandle != "":
+			out = append(out, now.status(v1alpha1.MountStatus{}))
+		case w.asked != nil: // its request may have mounted it; nobody else would have
+			lost = append(lost, now.source()+" at "+now.Target)
+		}
+	}
+	return out, lost
 }

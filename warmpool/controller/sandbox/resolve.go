@@ -177,8 +177,13 @@ func (w wanted) took(known v1alpha1.MountStatus) bool {
 	return known.MountedAt == nil || w.asked.Truncate(time.Second).After(known.MountedAt.Time) // the store keeps seconds
 }
 
+// another says whether a mount that is there is at another place than asked for, or of another volume.
+func (w wanted) another(known v1alpha1.MountStatus) bool {
+	return sourceOf(known) != w.source() || known.Path != w.Target || known.Container != w.Container
+}
+
 // differs says whether a mount that is there is another one than asked for.
 func (w wanted) differs(known v1alpha1.MountStatus) bool {
-	return sourceOf(known) != w.source() || known.Path != w.Target || known.Container != w.Container ||
+	return w.another(known) ||
 		known.ReadOnly != w.ReadOnly && (w.ReadOnly || w.VolumeHandle != "")
 }
