@@ -95,17 +95,23 @@ func (c *Child) once(ctx context.Context) error {
 	return cmd.Wait()
 }
 
-// listen passes on what the plugin writes. A line that is too long is cut.
+// listen passes on what the plugin writes. A line that is too long, or that the plugin's end has cut, is left out: of a secret that is cut
+// in it nobody could tell.
 func (c *Child) listen(from io.ReadCloser) {
 	defer func() { _ = from.Close() }()
 	for lines := bufio.NewReaderSize(from, maxLine); ; {
-		line, more, err := lines.ReadLine()
+		line, err := lines.ReadSlice('\n')
+		switch {
+		case err == nil:
+			c.Logger.Info("plugin says", "line", c.Hide.Text(strings.TrimRight(string(line), "\r\n")))
+		case len(line) > 0:
+			c.Logger.Info("plugin says a line that has no end, or one after more than 8 KiB: it is left out")
+		}
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = lines.ReadSlice('\n')
+		}
 		if err != nil {
 			return
-		}
-		c.Logger.Info("plugin says", "line", c.Hide.Text(string(line)))
-		for more && err == nil {
-			_, more, err = lines.ReadLine()
 		}
 	}
 }
