@@ -22,12 +22,14 @@ type Guard struct {
 // ErrBarred is an address that the guard refuses.
 var ErrBarred = errors.New("barred address")
 
-// never are networks in which no storage is: those that are nobody's, one link's, many machines', and where clouds give a machine its own
-// credentials.
 var never = prefixes(
 	"0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10", "224.0.0.0/4", "ff00::/8", "255.255.255.255/32",
 	"100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fd00:ec2::/32", "fd20:ce::254/128", "fd00:42::42/128",
 )
+
+// Never are the networks in which no storage is: those that are nobody's, one link's, many machines', and where clouds give a machine its own
+// credentials. Neither do sandboxes have anything to seek there.
+func Never() []netip.Prefix { return slices.Clone(never) }
 
 var loopback = prefixes("127.0.0.0/8", "::1/128")
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,12 +21,10 @@ import (
 // reserved for documentation, so it hides no real host.
 const Nameserver = "198.51.100.53"
 
-// barred are destinations that a sandbox with an uplink must not reach through it: link-local services such as a cloud's
-// metadata, multicast, and what the kernel takes for this machine. This machine's own addresses come on top.
-var barred = []netip.Prefix{
-	netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("224.0.0.0/4"),
-	netip.MustParsePrefix("0.0.0.0/8"),
+// barred are destinations that a sandbox with an uplink must not reach through it: where no volume's server may be either, of which an
+// uplink carries IPv4. This machine's own addresses come on top.
+func barred() []netip.Prefix {
+	return slices.DeleteFunc(mount.Never(), func(p netip.Prefix) bool { return !p.Addr().Is4() })
 }
 
 // Connect gives the namespace an IPv4 uplink through pasta, which runs as a process of its own and outlives this one.
@@ -72,7 +71,7 @@ func (n *Namespace) Connect(ctx context.Context, dir string) (mount.Process, err
 	if err != nil {
 		return mount.Process{}, fmt.Errorf("network pasta: %w", err)
 	}
-	if err := n.bar(append(machine, barred...)); err != nil {
+	if err := n.bar(append(machine, barred()...)); err != nil {
 		return mount.Process{}, errors.Join(err, Disconnect(ctx, p))
 	}
 	return p, nil

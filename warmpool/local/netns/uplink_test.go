@@ -48,7 +48,7 @@ func uplinked(t *testing.T) (*Namespace, string, func()) {
 	}
 }
 
-func TestAnUplinkReachesNeitherThisMachineNorLinkLocal(t *testing.T) {
+func TestAnUplinkReachesNeitherThisMachineNorItsCredentials(t *testing.T) {
 	n, port, _ := uplinked(t)
 	hosts := []string{"127.0.0.1", "169.254.169.254", "224.0.0.1", "0.0.0.0"}
 	machine, err := addresses()
@@ -59,7 +59,9 @@ func TestAnUplinkReachesNeitherThisMachineNorLinkLocal(t *testing.T) {
 	for _, host := range hosts {
 		require.Error(t, reach(t, n, "tcp4", net.JoinHostPort(host, port)), host)
 	}
-	require.ErrorIs(t, reach(t, n, "tcp4", "169.254.169.254:80"), unix.EHOSTUNREACH)
+	for _, metadata := range []string{"169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192"} {
+		require.ErrorIs(t, reach(t, n, "tcp4", metadata+":80"), unix.EHOSTUNREACH, metadata)
+	}
 	require.Error(t, reach(t, n, "tcp6", "[fd00::1]:80"))
 }
 
