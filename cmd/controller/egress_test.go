@@ -1,10 +1,40 @@
 package main
 
 import (
+	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	networkingv1 "k8s.io/api/networking/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 )
+
+func TestTheInternetOfSandboxesHasNothingThatNoVolumesServerMayBeAt(t *testing.T) {
+	var np networkingv1.NetworkPolicy
+	out := helm(t, "template", "sandgate", "../../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/network.yaml")
+	require.NoError(t, yaml.UnmarshalStrict([]byte(out), &np))
+	blocks := 0
+	for _, rule := range np.Spec.Egress {
+		for _, to := range rule.To {
+			if to.IPBlock == nil {
+				continue
+			}
+			blocks++
+			all := netip.MustParsePrefix(to.IPBlock.CIDR)
+			for _, barred := range mount.Never() {
+				left := all.Overlaps(barred) && !slices.ContainsFunc(to.IPBlock.Except, func(e string) bool {
+					p := netip.MustParsePrefix(e)
+					return p.Bits() <= barred.Bits() && p.Contains(barred.Addr())
+				})
+				require.False(t, left, "%s lets %s through", all, barred)
+			}
+		}
+	}
+	require.Equal(t, 2, blocks)
+}
 
 func TestTheChartSaysWhereRolesSignIn(t *testing.T) {
 	const sts = "-oss-sts=https://sts-vpc.example.com"
