@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"encoding/binary"
 	"net"
 	"net/netip"
 	"os"
@@ -72,6 +73,31 @@ func TestARouteIsWhatBars(t *testing.T) {
 	require.NotErrorIs(t, reach(t, n, "tcp4", address), unix.EHOSTUNREACH)
 	require.NoError(t, n.bar([]netip.Prefix{netip.MustParsePrefix("198.18.0.0/15")}))
 	require.ErrorIs(t, reach(t, n, "tcp4", address), unix.EHOSTUNREACH)
+}
+
+// Some versions of pasta give the namespace all routes of this machine, and a cloud's machine may have one to its metadata service.
+func TestNoRouteIsMoreExactThanOneThatBars(t *testing.T) {
+	n, _, _ := uplinked(t)
+	require.NoError(t, n.inside(func() error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }()
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		metadata := netip.MustParseAddr("169.254.169.254").AsSlice()
+		header := []byte{unix.AF_INET, 32, 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, unix.RT_SCOPE_LINK, unix.RTN_UNICAST, 0, 0, 0, 0}
+		route := message(unix.RTM_NEWROUTE, 0, header, unix.RTA_DST, metadata)
+		route = binary.NativeEndian.AppendUint16(route, 8)
+		route = binary.NativeEndian.AppendUint16(route, unix.RTA_OIF)
+		route = binary.NativeEndian.AppendUint32(route, uint32(eth0.Index))
+		binary.NativeEndian.PutUint32(route, uint32(len(route)))
+		return request(fd, route)
+	}))
+	require.ErrorIs(t, reach(t, n, "tcp4", "169.254.169.254:80"), unix.EHOSTUNREACH)
 }
 
 func TestTheNetworkGoesWithTheUplink(t *testing.T) {
