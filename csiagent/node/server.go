@@ -86,6 +86,7 @@ func (s *Server) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 }
 
 // NodeUnpublishVolume takes a volume away from a path in the container that the call names, or else in whichever containers it is there.
+// One that is being published there, in the main container when none is named, is waited for.
 func (s *Server) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	return s.unpublish(ctx, r, s.node.Unpublish)
 }
@@ -102,12 +103,24 @@ func (s *Server) unpublish(ctx context.Context, r *csi.NodeUnpublishVolumeReques
 	case r.GetTargetPath() == "":
 		return nil, invalidf("target_path is required")
 	}
-	for _, e := range s.node.find(ctx, r.GetVolumeId(), r.GetTargetPath()) {
-		if err := take(ctx, Identity{e.VolumeHandle, e.Spec.Container, e.Spec.Target}); err != nil {
+	for _, id := range s.named(ctx, r) {
+		if err := take(ctx, id); err != nil {
 			return nil, s.fail(ctx, "unpublish", err)
 		}
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+// named are the mounts that a call is to take away. Where there is none, one may be under way: whoever takes it waits for that.
+func (s *Server) named(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (out []Identity) {
+	for _, e := range s.node.find(ctx, r.GetVolumeId(), r.GetTargetPath()) {
+		out = append(out, Identity{e.VolumeHandle, e.Spec.Container, e.Spec.Target})
+	}
+	if len(out) == 0 {
+		container, _ := inContainer(ctx) // else the main one
+		out = []Identity{{r.GetVolumeId(), container, r.GetTargetPath()}}
+	}
+	return out
 }
 
 // NodeGetVolumeStats tells the usage of a published volume that can be read.
