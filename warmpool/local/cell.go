@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -345,23 +344,6 @@ func (c *cell) diskUsed() int64 {
 	if time.Since(c.counted) < diskAge {
 		return c.disk
 	}
-	left, sum := most, int64(0)
-	for _, part := range []string{"root", "upper"} {
-		_ = filepath.WalkDir(c.host.layout.part(c.id, part), func(_ string, d os.DirEntry, err error) error {
-			if err != nil {
-				return nil //nolint:nilerr // what vanishes while we count does not count
-			}
-			if left--; left < 0 {
-				return filepath.SkipAll
-			}
-			if info, err := d.Info(); err == nil {
-				if st, ok := info.Sys().(*syscall.Stat_t); ok {
-					sum += st.Blocks * 512
-				}
-			}
-			return nil
-		})
-	}
-	c.disk, c.counted = sum, time.Now()
-	return sum
+	c.disk, c.counted = rootfs.Size(most, c.host.layout.part(c.id, "root"), c.host.layout.part(c.id, "upper")), time.Now()
+	return c.disk
 }
