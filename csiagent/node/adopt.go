@@ -121,7 +121,15 @@ func (n *Node) adopt(ctx context.Context, p page) error {
 			return fmt.Errorf("adopt mount %s: %w", e.Spec.ID, err)
 		}
 	}
-	if d, ok := n.config.Drivers[e.Driver].(Adopter); ok && e.Client.PID != 0 && e.dead == "" {
+	return n.resume(ctx, e)
+}
+
+// resume has e's driver go on with what it does for a client of an earlier process.
+func (n *Node) resume(ctx context.Context, e *entry) error {
+	n.mu.Lock()
+	dead := e.dead != ""
+	n.mu.Unlock()
+	if d, ok := n.config.Drivers[e.Driver].(Adopter); ok && e.Client.PID != 0 && !dead {
 		return d.Adopt(ctx, e.Client)
 	}
 	return nil

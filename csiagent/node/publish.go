@@ -116,10 +116,15 @@ func (n *Node) known(ctx context.Context, p place) (*entry, error) {
 		return e, nil
 	}
 	e, err := n.finish(ctx, e)
-	if err == nil {
-		n.add(e)
+	if err != nil {
+		return e, err
 	}
-	return e, err
+	if err := n.resume(ctx, e); err != nil {
+		n.config.Logger.WarnContext(ctx, "the client of a replacement that was cut short cannot be taken over", "mount", e.Spec.ID, "error", err)
+		e.dead = interrupted
+	}
+	n.add(e)
+	return e, nil
 }
 
 // renew hands credentials on to a client that lives.

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sandgate-dev/sandgate/csiagent/driver/oss"
 	"github.com/sandgate-dev/sandgate/csiagent/driver/tmpfs"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/node"
@@ -83,4 +86,41 @@ func TestTheSameMountWithOtherCredentialsGivesThemToItsClient(t *testing.T) {
 	require.ErrorIs(t, w.Publish(t.Context(), m), d.failed)
 	require.Equal(t, []string{"2", "3"}, d.given)
 	require.Equal(t, before, w.box.mounts(t, "/data"), "the mount is the one that it was")
+}
+
+// forgetful cannot go on with a client of an earlier process.
+type forgetful struct{ *oss.Driver }
+
+func (forgetful) Adopt(context.Context, mount.Process) error { return errors.New("no") }
+
+func TestAReplacementThatIsFinishedLateHasAClientThatWorks(t *testing.T) {
+	s := newStore(t)
+	for title, forgets := range map[string]bool{"the one of the earlier agent": false, "another one, when that cannot be taken over": true} {
+		t.Run(title, func(t *testing.T) {
+			var away atomic.Bool
+			w := newWorld(t, func(c *node.Config) {
+				there := c.Target
+				c.Target = func(ctx context.Context, name string) (node.Target, error) {
+					if away.Load() {
+						return nil, context.DeadlineExceeded
+					}
+					return there(ctx, name)
+				}
+				if forgets {
+					c.Drivers[mount.DriverOSS] = forgetful{c.Drivers[mount.DriverOSS].(*oss.Driver)}
+				}
+			})
+			require.Equal(t, "killed", runVictim(t, w, s, "heal:replaced"))
+			away.Store(true) // the agent is back before the container
+			require.NoError(t, w.Adopt(t.Context()))
+			before := client(t, w.config.Dir)
+			away.Store(false)
+			require.NoError(t, w.Publish(t.Context(), s.volume("/data")))
+			require.NoError(t, os.WriteFile(w.box.path("data", "g"), []byte("y"), 0o600))
+			require.Equal(t, forgets, client(t, w.config.Dir) != before)
+			got, err := os.ReadFile(filepath.Join(s.dir, "data", "g"))
+			require.NoError(t, err)
+			require.Equal(t, "y", string(got))
+		})
+	}
 }
