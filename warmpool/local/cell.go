@@ -310,6 +310,7 @@ func (c *cell) Detach() {
 		c.watch.Close()
 	}
 	if c.net != nil {
+		c.host.fence.Drop(c.net)
 		c.net.Close()
 	}
 }

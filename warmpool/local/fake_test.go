@@ -90,6 +90,8 @@ func (f *fake) Adopt(_ context.Context, r record) (box, error) {
 	return b, nil
 }
 
+func (f *fake) Watch(context.Context) {}
+
 func (f *fake) Discard(_ context.Context, id warmpool.ID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

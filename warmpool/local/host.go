@@ -47,6 +47,7 @@ type host struct {
 	probe      node.Probe
 	clock      clock.Clock
 	threads    *attach.Threads
+	fence      netns.Fence
 }
 
 var _ machine = (*host)(nil)
@@ -87,7 +88,7 @@ func (h *host) Make(ctx context.Context, id warmpool.ID, p plan) (_ box, err err
 		return nil, fmt.Errorf("%w: %s", err, out.Tail())
 	}
 	if p.network == NetworkPasta {
-		if c.uplink, err = c.net.Connect(ctx, h.layout.part(id, "bundle")); err != nil {
+		if c.uplink, err = c.net.Connect(ctx, h.layout.part(id, "bundle"), &h.fence); err != nil {
 			return nil, err
 		}
 	}
@@ -167,6 +168,10 @@ func (h *host) Adopt(ctx context.Context, r record) (_ box, err error) {
 		if _, err := process.Identify(r.Uplink.PID); err != nil && r.State == warmpool.Available {
 			return nil, fmt.Errorf("adopt %s: its network's process has ended: %w", r.ID, err)
 		}
+		// This machine's addresses may be others by now, and what is barred as well.
+		if err := h.fence.Hold(c.net); err != nil {
+			return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
+		}
 	}
 	if r.State == warmpool.Running && len(r.Mounts) == 0 {
 		return c, nil // nothing to be taken over that the hand-over is needed for
@@ -200,6 +205,14 @@ func (h *host) answers(ctx context.Context, c *cell, r record) error {
 	}
 	h.log.Warn("a sandbox that was handed out does not answer; it is taken over as it is", "sandbox", r.ID, "error", err)
 	return nil
+}
+
+// Watch implements machine.
+func (h *host) Watch(ctx context.Context) {
+	report := func(err error) { h.log.Error("sandboxes may reach addresses that this machine got", "error", err) }
+	if err := h.fence.Watch(ctx, report); err != nil {
+		report(err)
+	}
 }
 
 // Discard implements machine.

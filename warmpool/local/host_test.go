@@ -490,6 +490,36 @@ func TestAPoolWithPastaHasAUplinkAndCutsItWhenAsked(t *testing.T) {
 	require.ErrorIs(t, err, process.ErrGone)
 }
 
+func TestAnAddressThatThisMachineGetsIsOutOfReach(t *testing.T) {
+	for _, program := range []string{"pasta", "ip"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip("needs " + program)
+		}
+	}
+	set := aReal("net", 1)
+	set.Annotations[v1alpha1.AnnotationNetwork] = "pasta"
+	r := onThisMachine(t, set)
+	s := r.start(claimOf("net"))
+	route := func(address string) string {
+		out, _ := r.sh(s.ID, 0, "ip route get "+address)
+		return out
+	}
+	get := func(address string) { // of a network for measurements, which is nobody's
+		require.Contains(t, route(address), "dev eth0")
+		require.NoError(t, exec.Command("ip", "address", "add", address+"/32", "dev", "lo").Run())
+		t.Cleanup(func() { require.NoError(t, exec.Command("ip", "address", "delete", address+"/32", "dev", "lo").Run()) })
+	}
+	barred := func(address string) {
+		require.Eventually(t, func() bool { return strings.Contains(route(address), "No route to host") }, 20*time.Second, 10*time.Millisecond)
+	}
+	get("198.18.254.7")
+	barred("198.18.254.7")
+	r.stop()
+	get("198.18.254.8")
+	r.run()
+	barred("198.18.254.8")
+}
+
 func TestAKilledDaemonEndsItsSandbox(t *testing.T) {
 	r := onThisMachine(t, aReal("base", 0))
 	s := r.start(claimOf("base"))

@@ -16,6 +16,8 @@ type machine interface {
 	Make(ctx context.Context, id warmpool.ID, p plan) (box, error)
 	// Adopt takes over a living sandbox that another process made.
 	Adopt(ctx context.Context, r record) (box, error)
+	// Watch keeps sandboxes from reaching what the machine becomes, until ctx ends.
+	Watch(ctx context.Context)
 	// Discard ends and removes whatever there is of a sandbox; nothing is fine.
 	Discard(ctx context.Context, id warmpool.ID) error
 	// Known are the sandboxes that have left anything on this machine.

@@ -32,6 +32,7 @@ func (b *Backend) Run(ctx context.Context) error {
 		return err
 	}
 	close(b.adopted)
+	b.work.Go(func() { b.machine.Watch(ctx) })
 	b.work.Go(func() { b.watchUsage(ctx) })
 	b.work.Go(func() { b.tendMounts(ctx) })
 	timer := b.cfg.Clock.NewTimer(idle)

@@ -44,7 +44,7 @@ func (n *Namespace) bar(networks []netip.Prefix) error {
 		return fmt.Errorf("bar networks: add a routing rule, which needs a kernel with CONFIG_IP_MULTIPLE_TABLES: %w", err)
 	}
 	for _, p := range networks {
-		if err := request(fd, unreachable(p)); err != nil {
+		if err := request(fd, unreachable(p)); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("bar network %s: %w", p, err)
 		}
 	}

@@ -29,17 +29,13 @@ func barred() []netip.Prefix {
 
 // Connect gives the namespace an IPv4 uplink through pasta, which runs as a process of its own and outlives this one.
 // What the namespace may not reach is barred by routes before the sandbox gets to run its owner's programs; it cannot remove
-// them without CAP_NET_ADMIN. dir is a private directory for pasta's log.
-func (n *Namespace) Connect(ctx context.Context, dir string) (mount.Process, error) {
+// them without CAP_NET_ADMIN. fence holds it from then on. dir is a private directory for pasta's log.
+func (n *Namespace) Connect(ctx context.Context, dir string, fence *Fence) (mount.Process, error) {
 	path, err := exec.LookPath("pasta")
 	if err != nil {
 		return mount.Process{}, fmt.Errorf("network pasta: pasta is needed; install it (Debian: apt-get install passt) or set the pool's network to none: %w", err)
 	}
 	pidFile := filepath.Join(dir, "pasta.pid")
-	machine, err := addresses()
-	if err != nil {
-		return mount.Process{}, fmt.Errorf("network pasta: %w", err)
-	}
 	out, err := os.OpenFile(filepath.Join(dir, "pasta.log"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return mount.Process{}, fmt.Errorf("network pasta: %w", err)
@@ -71,7 +67,7 @@ func (n *Namespace) Connect(ctx context.Context, dir string) (mount.Process, err
 	if err != nil {
 		return mount.Process{}, fmt.Errorf("network pasta: %w", err)
 	}
-	if err := n.bar(append(machine, barred()...)); err != nil {
+	if err := fence.Hold(n); err != nil {
 		return mount.Process{}, errors.Join(err, Disconnect(ctx, p))
 	}
 	return p, nil

@@ -39,7 +39,7 @@ func uplinked(t *testing.T) (*Namespace, string, func()) {
 	t.Cleanup(func() { _ = l.Close() })
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	require.NoError(t, err)
-	p, err := n.Connect(t.Context(), t.TempDir())
+	p, err := n.Connect(t.Context(), t.TempDir(), &Fence{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = Disconnect(t.Context(), p) })
 	return n, port, func() {
@@ -120,6 +120,6 @@ func TestTheNetworkGoesWithTheUplink(t *testing.T) {
 func TestAMissingPastaSaysWhatToDo(t *testing.T) {
 	n := namespace(t)
 	t.Setenv("PATH", t.TempDir())
-	_, err := n.Connect(t.Context(), os.TempDir())
+	_, err := n.Connect(t.Context(), os.TempDir(), &Fence{})
 	require.ErrorContains(t, err, "passt")
 }
