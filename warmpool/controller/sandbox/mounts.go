@@ -18,6 +18,7 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/start"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
 )
 
 const (
@@ -108,7 +109,7 @@ func (j *job) quiet(ctx context.Context, out *report) bool {
 	}
 	for i, k := range known {
 		st := k
-		st.Source, st.Verdict, st.Message = sourceOf(k), string(healths[i].Verdict), healths[i].Message
+		st.Source, st.Verdict, st.Message = template.SourceOf(k), string(healths[i].Verdict), healths[i].Message
 		out.mounts = append(out.mounts, st)
 		out.notes = append(out.notes, news(k, st)...)
 	}

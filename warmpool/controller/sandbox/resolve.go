@@ -140,33 +140,8 @@ func (w wanted) status(known v1alpha1.MountStatus) v1alpha1.MountStatus {
 	return out
 }
 
-// ephemeral begins the sources of ephemeral volumes.
-const ephemeral = "ephemeral/"
-
-// sourceOf is the source of a mount as it is told now: earlier controllers told that of an ephemeral volume by its name alone.
-func sourceOf(known v1alpha1.MountStatus) string {
-	if known.Driver == mount.DriverEphemeral && !strings.HasPrefix(known.Source, ephemeral) {
-		return ephemeral + known.Source
-	}
-	return known.Source
-}
-
 // source says which volume w is of.
-func (w wanted) source() string {
-	name := w.Volume
-	switch {
-	case w.IsEphemeral():
-		name = ephemeral + name
-	case w.Kind == mount.KindClaim:
-		name = "pvc/" + name
-	case w.Kind == mount.KindPool:
-		name = "pool/" + name
-	}
-	if w.SubPath == "" {
-		return name
-	}
-	return name + ":" + w.SubPath
-}
+func (w wanted) source() string { return template.Source(w.Spec) }
 
 // took says whether a request has asked for w in the place of a mount that was seen before: it has taken that one away itself, since
 // nothing can be mounted on another mount, and what is there now is w.
@@ -179,7 +154,7 @@ func (w wanted) took(known v1alpha1.MountStatus) bool {
 
 // another says whether a mount that is there is at another place than asked for, or of another volume.
 func (w wanted) another(known v1alpha1.MountStatus) bool {
-	return sourceOf(known) != w.source() || known.Path != w.Target || known.Container != w.Container
+	return template.SourceOf(known) != w.source() || known.Path != w.Target || known.Container != w.Container
 }
 
 // differs says whether a mount that is there is another one than asked for.
