@@ -25,9 +25,10 @@ type Backend interface {
 	// was not there before. The same again does nothing while it works. When it returns an error nothing of it is left. NotFound for a
 	// sandbox that is not running, Conflict around mount.Faults where others leave no room for it, else the volume's own code.
 	Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (st warmpool.MountStatus, made bool, err error)
-	// Unpublish takes the mount of that ID from a running sandbox: flushed, detached, and not asked for any more. Of m the ID counts, and
-	// the volume's handle where that is known. Conflict for one in use, which stays unless force. errors.Is(err, warmpool.ErrDataLoss)
-	// means that it is gone, but its last writes may be missing. NotFound for a sandbox that is not running and a mount it has not.
+	// Unpublish takes the mount of that ID from a running sandbox: flushed, detached, and not asked for any more. Of m the ID counts and,
+	// where it is known, the handle of the volume that m names, if the mount is one of that volume. Conflict for one in use, which stays
+	// unless force. errors.Is(err, warmpool.ErrDataLoss) means that it is gone, but its last writes may be missing. NotFound for a sandbox
+	// that is not running and a mount it has not.
 	Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error
 	// Get returns a claimed sandbox. NotFound for unknown, unclaimed and ended ones.
 	Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error)

@@ -1,10 +1,13 @@
 package kube_test
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/kube"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest"
@@ -22,6 +25,13 @@ func (b bounded) Capacity(string) int { return b.stock }
 func TestTheContract(t *testing.T) {
 	warmpooltest.Run(t, func(t *testing.T) warmpooltest.Backend {
 		w := newWorld(t)
+		w.agents.onPublish = func(ctx context.Context, _ string, _ mount.Mount) error {
+			select { // others come in between, as they do when a volume is mounted
+			case <-time.After(2 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			return ctx.Err()
+		}
 		w.set("base", 8)
 		w.set("furnished", 1, furnished)
 		b := w.replica(func(c *kube.Config) { c.Cold = -1 })

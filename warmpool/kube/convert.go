@@ -82,14 +82,13 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 	here := b.shelf.mountedAt(sb.UID)
 	for n, spec := range specs(sb) {
 		st := warmpool.MountStatus{Spec: spec, Phase: warmpool.MountPending}
-		i := slices.IndexFunc(sb.Status.Mounts, func(m v1alpha1.MountStatus) bool { return m.ID == spec.ID })
+		known := told(sb, spec)
 		at, own := here[spec.ID]
 		switch {
-		case i >= 0:
-			told := sb.Status.Mounts[i]
-			st.Phase, st.Verdict, st.Message = warmpool.MountPhase(told.Phase), warmpool.MountVerdict(told.Verdict), told.Message
-			if told.MountedAt != nil {
-				st.MountedAt = told.MountedAt.Time
+		case known != nil:
+			st.Phase, st.Verdict, st.Message = warmpool.MountPhase(known.Phase), warmpool.MountVerdict(known.Verdict), known.Message
+			if known.MountedAt != nil {
+				st.MountedAt = known.MountedAt.Time
 			}
 			if own && st.Phase == warmpool.MountPending { // the controller has not looked yet; we have
 				st.Phase, st.MountedAt = warmpool.MountReady, at
@@ -108,7 +107,19 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 	return out
 }
 
-// specs are a Sandbox's mounts, with the placeholders of their sub-paths filled in.
+// told is what the status says of one of specs. nil: nothing yet, or of an earlier mount of that ID.
+func told(sb *v1alpha1.Sandbox, spec mount.Spec) *v1alpha1.MountStatus {
+	for i := range sb.Status.Mounts {
+		known := &sb.Status.Mounts[i]
+		if known.ID == spec.ID && known.Path == spec.Target && known.Container == spec.Container &&
+			(known.Source == "" || template.SourceOf(*known) == template.Source(spec)) {
+			return known
+		}
+	}
+	return nil
+}
+
+// specs are a Sandbox's mounts as they are made: with their paths normalised and the placeholders of their sub-paths filled in.
 func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 	var metadata map[string]string
 	if sb.Spec.Claim != nil {
@@ -117,6 +128,9 @@ func specs(sb *v1alpha1.Sandbox) (out []mount.Spec) {
 	for _, m := range sb.Spec.Mounts {
 		spec := template.Spec(m)
 		spec.Container = named(sb, m)
+		if parsed, err := mount.Parse(spec); err == nil { // kubectl may have written it
+			spec = parsed
+		}
 		if whole, err := volume.Expand([]mount.Mount{{Spec: spec}}, idOf(sb), metadata); err == nil {
 			spec = whole[0].Spec
 		}

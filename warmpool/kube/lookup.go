@@ -160,7 +160,7 @@ func (b *Backend) SetDeadline(ctx context.Context, id warmpool.ID, d warmpool.De
 			return warmpool.Sandbox{}, notFound(id)
 		}
 	}
-	return warmpool.Sandbox{}, &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox is being changed by others; try again", RetryAfter: time.Second}
+	return warmpool.Sandbox{}, beset()
 }
 
 // tries bounds the writes of one change that others get in the way of.

@@ -239,7 +239,10 @@ func TestWhatTheControllerKnowsOfMountsIsTold(t *testing.T) {
 	require.Equal(t, warmpool.MountPending, got.Mounts[0].Phase)
 	at := metav1.NewTime(time.Now().Truncate(time.Second))
 	w.setStatus(t.Context(), sb, func(sb *v1alpha1.Sandbox) {
-		sb.Status.Mounts = []v1alpha1.MountStatus{{ID: "a", Phase: "Mounted", MountedAt: &at}, {ID: "b", Phase: "Failed", Verdict: "dead", Message: "no such bucket"}}
+		sb.Status.Mounts = []v1alpha1.MountStatus{
+			{ID: "a", Source: "pv", Path: "/a", Phase: "Mounted", MountedAt: &at},
+			{ID: "b", Source: "pv", Path: "/b", Phase: "Failed", Verdict: "dead", Message: "no such bucket"},
+		}
 	})
 	require.Eventually(t, func() bool {
 		got, err = b.Get(t.Context(), id)

@@ -105,7 +105,12 @@ func (b *Backend) changeMounts(
 		}
 		sb = fresh
 	}
-	return sb, &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox is being changed by others; try again", RetryAfter: time.Second}
+	return sb, beset()
+}
+
+// beset is the error of a change that others always got in the way of.
+func beset() error {
+	return &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox is being changed by others; try again", RetryAfter: time.Second}
 }
 
 // patchMounts writes a Sandbox's mounts. errTaken says that the object is not as it was.
@@ -196,7 +201,7 @@ func (b *Backend) withoutMount(ctx context.Context, sb *v1alpha1.Sandbox, which 
 func (b *Backend) tidyMount(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) {
 	if now, _ := b.shelf.find(idOf(sb)); now != nil {
 		if slices.ContainsFunc(specs(now), func(x mount.Spec) bool {
-			return x.Target == m.Target && x.Container == m.Container && x.Kind == m.Kind && x.Volume == m.Volume && x.IsEphemeral() == m.IsEphemeral()
+			return x.Target == m.Target && x.Container == m.Container && sameVolume(x, m.Spec)
 		}) {
 			return
 		}
@@ -220,40 +225,56 @@ func (b *Backend) noted(sb *v1alpha1.Sandbox, m mount.Mount) warmpool.MountStatu
 	return st
 }
 
-// Unpublish takes a mount from a running sandbox: from the container first, since one in use is to stay, then from what is asked for.
+// Unpublish takes a mount from a running sandbox: from the container first, since one in use is to stay, then from what is asked for. What
+// is taken out is what was unmounted: where another mount bears the ID by then, that one is unmounted too.
 func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error {
 	sb, err := b.running(ctx, id)
 	if err != nil {
 		return err
 	}
+	b.visits.enter(sb.UID)
+	defer b.depart(sb)
 	if sb, err = b.having(ctx, sb, m.ID); err != nil {
 		return err
 	}
-	spec := specs(sb)[slices.IndexFunc(sb.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.ID == m.ID })]
-	handles := handlesOf(sb, m)
-	if len(handles) == 0 {
-		return &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox's volumes have not been looked at yet; try again", RetryAfter: time.Second}
+	var lost error
+	for range tries {
+		i := slices.IndexFunc(sb.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.ID == m.ID })
+		if i < 0 {
+			return lost
+		}
+		entry, spec := sb.Spec.Mounts[i], specs(sb)[i]
+		handles, err := handlesOf(sb, spec, m)
+		if err != nil {
+			return err
+		}
+		if err = b.detach(ctx, sb, spec, handles, force); err != nil && !errors.Is(err, warmpool.ErrDataLoss) {
+			return err
+		}
+		lost = errors.Join(lost, err)
+		if sb, err = b.withoutMount(ctx, sb, func(x v1alpha1.Mount) bool { return same(x, entry) }); err != nil { // and the controller mounts it again
+			return err
+		}
+		b.shelf.note(sb.UID, m.ID, time.Time{})
+		for _, handle := range handles { // the controller may have repaired it in between
+			b.tidyMount(ctx, sb, mount.Mount{Spec: spec, VolumeHandle: handle})
+		}
 	}
-	b.visits.enter(sb.UID)
-	defer b.depart(sb)
+	return beset()
+}
+
+// detach unmounts a volume from the container, by each of the handles that it may be known by.
+func (b *Backend) detach(ctx context.Context, sb *v1alpha1.Sandbox, spec mount.Spec, handles []string, force bool) (lost error) {
 	unpublish := b.cfg.Fitter.UnpublishIdle
 	if force {
 		unpublish = b.cfg.Fitter.Unpublish
 	}
-	var lost error
 	for _, handle := range handles {
 		err := start.Unmounted(spec, published(unpublish(ctx, sb, v1alpha1.MountStatus{VolumeHandle: handle, Path: spec.Target, Container: spec.Container})))
 		if err != nil && !errors.Is(err, warmpool.ErrDataLoss) {
 			return err
 		}
 		lost = errors.Join(lost, err)
-	}
-	if _, err = b.withoutMount(ctx, sb, func(x v1alpha1.Mount) bool { return x.ID == m.ID }); err != nil { // and the controller mounts it again
-		return err
-	}
-	b.shelf.note(sb.UID, m.ID, time.Time{})
-	for _, handle := range handles { // the controller may have repaired it in between
-		b.tidyMount(ctx, sb, mount.Mount{Spec: spec, VolumeHandle: handle})
 	}
 	return lost
 }
@@ -273,15 +294,24 @@ func (b *Backend) having(ctx context.Context, sb *v1alpha1.Sandbox, mountID stri
 	return fresh, err
 }
 
-// handlesOf are the handles by which a mount may be known to its agent: that of the volume now, and what the controller has seen.
-func handlesOf(sb *v1alpha1.Sandbox, m mount.Mount) (out []string) {
-	if m.VolumeHandle != "" {
+// handlesOf are the handles by which a mount may be known to its agent: that of the volume as m has it, if it is one of that volume, and what
+// the controller has seen.
+func handlesOf(sb *v1alpha1.Sandbox, spec mount.Spec, m mount.Mount) (out []string, err error) {
+	if spec.IsEphemeral() {
+		return []string{spec.Resolve(mount.Owner{}).VolumeHandle}, nil
+	}
+	if m.VolumeHandle != "" && sameVolume(m.Spec, spec) {
 		out = append(out, m.VolumeHandle)
 	}
-	for _, known := range sb.Status.Mounts {
-		if known.ID == m.ID && known.VolumeHandle != "" && !slices.Contains(out, known.VolumeHandle) {
-			out = append(out, known.VolumeHandle)
-		}
+	if known := told(sb, spec); known != nil && known.VolumeHandle != "" && !slices.Contains(out, known.VolumeHandle) {
+		out = append(out, known.VolumeHandle)
 	}
-	return out
+	if len(out) == 0 {
+		err = &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox's volumes have not been looked at yet; try again", RetryAfter: time.Second}
+	}
+	return out, err
+}
+
+func sameVolume(a, b mount.Spec) bool {
+	return a.Kind == b.Kind && a.Volume == b.Volume && a.IsEphemeral() == b.IsEphemeral()
 }

@@ -334,3 +334,94 @@ func TestAReplicaThatIsBehindLeavesNothingOfWhatIsTakenAwayMeanwhile(t *testing.
 	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err), "%v", err)
 	require.Empty(t, w.agents.of(w.object(id).UID))
 }
+
+// asX is a mount of a volume with the ID "x".
+func asX(volume, target string) mount.Mount {
+	m := data(target)
+	m.ID, m.Volume, m.VolumeHandle = "x", volume, "of-"+volume
+	return m
+}
+
+// tell writes what the controller would have seen of a sandbox's mounts.
+func (w *world) tell(id warmpool.ID, of ...v1alpha1.MountStatus) {
+	w.t.Helper()
+	before := w.object(id)
+	sb := before.DeepCopy()
+	sb.Status.Mounts = of
+	require.NoError(w.t, w.client.Status().Patch(w.t.Context(), sb, client.MergeFrom(before)))
+}
+
+// write changes the mounts that a Sandbox asks for, as kubectl does.
+func (w *world) write(id warmpool.ID, mounts ...v1alpha1.Mount) {
+	w.t.Helper()
+	before := w.object(id)
+	sb := before.DeepCopy()
+	sb.Spec.Mounts = mounts
+	require.NoError(w.t, w.client.Patch(w.t.Context(), sb, client.MergeFrom(before)))
+}
+
+func TestAnUnmountTakesOutWhatItUnmountsAndNothingElse(t *testing.T) {
+	for name, told := range map[string]bool{"of which nothing is known yet": false, "of which the controller has told": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			first, second := asX("first", "/a"), asX("second", "/b")
+			one, two, id := w.behind(func(one publisher, id warmpool.ID) {
+				_, _, err := one.Publish(t.Context(), id, first)
+				require.NoError(t, err)
+			})
+			require.NoError(t, one.Unpublish(t.Context(), id, first, false))
+			_, _, err := one.Publish(t.Context(), id, second)
+			require.NoError(t, err)
+			if told {
+				w.tell(id, v1alpha1.MountStatus{ID: "x", Source: "second", VolumeHandle: second.VolumeHandle, Path: "/b", Phase: "Mounted"})
+			}
+			uid := w.object(id).UID
+			err = two.Unpublish(t.Context(), id, first, false)
+			if !told { // the first one's handle is not the second one's
+				require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err), "%v", err)
+				require.Len(t, w.object(id).Spec.Mounts, 1)
+				require.Len(t, w.agents.of(uid), 1)
+				err = two.Unpublish(t.Context(), id, second, false)
+			}
+			require.NoError(t, err)
+			require.Empty(t, w.object(id).Spec.Mounts)
+			require.Empty(t, w.agents.of(uid))
+		})
+	}
+}
+
+func TestAnUnmountGoesByNoStatusOfAnEarlierMount(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	second := asX("second", "/a")
+	_, _, err = b.Publish(t.Context(), s.ID, second)
+	require.NoError(t, err)
+	w.tell(s.ID, v1alpha1.MountStatus{ID: "x", Source: "first", VolumeHandle: "of-first", Path: "/a", Phase: "Mounted"})
+	want := w.object(s.ID)
+	require.Eventually(t, func() bool { return b.Knows(s.ID) == want.ResourceVersion }, 10*time.Second, time.Millisecond)
+	unknown := second
+	unknown.VolumeHandle = ""
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(b.Unpublish(t.Context(), s.ID, unknown, true)))
+	require.Len(t, w.object(s.ID).Spec.Mounts, 1)
+	require.NoError(t, b.Unpublish(t.Context(), s.ID, second, false))
+	require.Empty(t, w.agents.of(want.UID))
+}
+
+func TestAMountThatKubectlHasWrittenIsUnmountedWhereItIs(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	w.write(s.ID, v1alpha1.Mount{ID: "x", Kind: "PersistentVolume", Volume: "pv", Path: "/data/in/"})
+	uid := w.object(s.ID).UID
+	w.agents.published[string(uid)] = []mount.Mount{asX("pv", "/data/in")}
+	require.NoError(t, b.Unpublish(t.Context(), s.ID, asX("pv", "/data/in"), false))
+	require.Empty(t, w.agents.of(uid))
+	require.Empty(t, w.object(s.ID).Spec.Mounts)
+}

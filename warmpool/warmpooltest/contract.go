@@ -72,6 +72,8 @@ var contract = []struct {
 	{"a volume comes to a running sandbox and goes again", mountsChange},
 	{"a volume in the sandbox's memory is one for all of its mounts", ephemeral},
 	{"the same mount at once is one mount", mountedAtOnce},
+	{"a mount that comes and goes at once is there or not", comesAndGoes},
+	{"an unmount by an ID is one of the mount that has it", idOfAnother},
 	{"only a running sandbox's mounts change", mountsOfTheRunning},
 	{"a pool's volumes are there, or come with the claim", poolVolumes},
 	{"a claim beyond capacity is exhausted", exhausted},
