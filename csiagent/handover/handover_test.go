@@ -4,6 +4,7 @@ package handover_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -407,6 +409,50 @@ func TestAnUnprivilegedContainerHandsItselfOver(t *testing.T) {
 	require.False(t, live)
 	stop()
 	<-ns.Gone()
+}
+
+func TestAHandOverEndsWithItsSenderWhoeverHoldsItsConnection(t *testing.T) {
+	r, socket := receiver(t)
+	if _, err := unix.GetsockoptInt(socketOf(t, os.Getpid()), unix.SOL_SOCKET, unix.SO_PEERPIDFD); errors.Is(err, unix.ENOPROTOOPT) {
+		t.Skip("needs Linux 6.5: SO_PEERPIDFD")
+	}
+	pid, stop := start(t, syscall.CLONE_NEWNS, 0, "/proc/self/exe", containerArgument, socket)
+	dead, err := r.Namespace(soon(t))
+	require.NoError(t, err)
+	socketOf(t, pid) // as if it were given to another container
+	stop()
+	select {
+	case <-dead.Gone():
+	case <-soon(t).Done():
+		t.Fatal("the namespace of a dead container is in force")
+	}
+	start(t, syscall.CLONE_NEWNS, 0, "/proc/self/exe", containerArgument, socket)
+	_, err = r.Namespace(soon(t))
+	require.NoError(t, err, "its successor is taken")
+}
+
+// socketOf is a descriptor of this process for the socket that another process has.
+func socketOf(t *testing.T, pid int) int {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		if link, err := os.Readlink(filepath.Join(dir, e.Name())); err != nil || !strings.HasPrefix(link, "socket:") {
+			continue
+		}
+		process, err := unix.PidfdOpen(pid, 0)
+		require.NoError(t, err)
+		defer func() { _ = unix.Close(process) }()
+		number, err := strconv.Atoi(e.Name())
+		require.NoError(t, err)
+		fd, err := unix.PidfdGetfd(process, number, 0)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		return fd
+	}
+	t.Fatal("the process has no socket")
+	return -1
 }
 
 // copyOfTest is this binary where every user may run it.

@@ -195,8 +195,23 @@ func (r *Receiver) put(c *net.UnixConn, ns *attach.Namespace) error {
 	return nil
 }
 
-// hold returns when the connection ends. A second message ends it too.
+// hold returns when the connection ends, or the process that made it: it may have given the connection to another container of the pod, and
+// a container that has ended must make room for its successor. A second message ends it too.
 func hold(c *net.UnixConn) {
+	sender, err := peer(c)
+	switch {
+	case errors.Is(err, unix.ENOPROTOOPT): // nobody can tell
+	case err != nil:
+		return
+	default:
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			ended(sender)
+			_ = c.Close()
+		})
+		defer watch.Wait()
+		defer func() { _ = sender.Close() }()
+	}
 	_, _ = io.CopyN(io.Discard, c, 1)
 }
 
