@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"sync/atomic"
+	"runtime"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var (
@@ -31,7 +34,8 @@ type Prober struct {
 	// Timeout bounds each Read; DefaultTimeout when zero. A context that ends sooner wins.
 	Timeout time.Duration
 
-	stuck atomic.Int64
+	mu    sync.Mutex
+	stuck map[uint64]int // processes that were killed and have not ended, since the kernel does not let them go, by file system
 }
 
 // Read checks that dir is on a file system of type fstype (any, when empty) and lists its first entries.
@@ -56,15 +60,19 @@ func (p *Prober) Seal(ctx context.Context, dir *os.File) error {
 	return p.run(ctx, dir, actSeal)
 }
 
-// Stuck counts the processes that were killed and have not ended, because the kernel does not let them go.
-func (p *Prober) Stuck() int64 { return p.stuck.Load() }
-
 func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
 	if len(p.Command) == 0 {
 		return errors.New("probe: no command configured")
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("%w: no time left to ask it", ErrHung)
+	}
+	system, err := device(dir)
+	if err != nil {
+		return err
+	}
+	if p.holds(system, 0) > 0 { // another process would hang there too, and add to the memory that nobody can free
+		return fmt.Errorf("%w: an earlier process still waits for its answer", ErrHung)
 	}
 	cmd := exec.Command(p.Command[0], append(p.Command[1:len(p.Command):len(p.Command)], args...)...)
 	cmd.Env = []string{"GOMAXPROCS=1"}
@@ -86,20 +94,46 @@ func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
 	case <-ctx.Done():
 	}
 	_ = cmd.Process.Kill()
-	p.reap(done)
+	p.reap(done, system)
 	return fmt.Errorf("%w: no answer in time", ErrHung)
 }
 
 // reap waits briefly for a killed process; one that stays is counted until it ends.
-func (p *Prober) reap(done <-chan struct{}) {
+func (p *Prober) reap(done <-chan struct{}, system uint64) {
 	grace := time.NewTimer(reapGrace)
 	defer grace.Stop()
 	select {
 	case <-done:
 	case <-grace.C:
-		p.stuck.Add(1)
-		go func() { <-done; p.stuck.Add(-1) }()
+		p.holds(system, 1)
+		go func() { <-done; p.holds(system, -1) }()
 	}
+}
+
+// holds says how many processes a file system holds, after more have come.
+func (p *Prober) holds(system uint64, more int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.stuck[system] + more
+	if n == 0 {
+		delete(p.stuck, system)
+		return 0
+	}
+	if p.stuck == nil {
+		p.stuck = map[uint64]int{}
+	}
+	p.stuck[system] = n
+	return n
+}
+
+// device tells the file system of dir from others. It is not asked.
+func device(dir *os.File) (uint64, error) {
+	defer runtime.KeepAlive(dir)
+	var st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st); err != nil {
+		return 0, fmt.Errorf("probe: %w", err)
+	}
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // verdict reads what Main said by its exit code: nothing else comes back, so that nothing can fill a pipe or memory.

@@ -2,11 +2,17 @@ package probe_test
 
 import (
 	"context"
+	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -17,6 +23,9 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "probe" {
 		os.Exit(probe.Main(os.Args[2:]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == "serve" {
+		os.Exit(serve(os.Args[2]))
 	}
 	os.Exit(m.Run())
 }
@@ -79,7 +88,72 @@ func TestAProcessThatDoesNotAnswerIsKilledInTime(t *testing.T) {
 	start := time.Now()
 	require.ErrorIs(t, p.Read(t.Context(), open(t, t.TempDir()), ""), probe.ErrHung)
 	require.Less(t, time.Since(start), 2*time.Second)
-	require.Zero(t, p.Stuck(), "a process that can be killed is not stuck")
+}
+
+// keeper is a directory that is listed when it is let go of.
+type keeper struct {
+	fs.Inode
+
+	let chan struct{}
+}
+
+func (k *keeper) Readdir(context.Context) (fs.DirStream, syscall.Errno) {
+	<-k.let
+	return fs.NewListDirStream(nil), 0
+}
+
+// serve serves it until it is killed, and lets go when nobody writes to its input any more. It is a process of its own: whoever waits for
+// it cannot be killed, and its end is theirs.
+func serve(dir string) int {
+	k := &keeper{let: make(chan struct{})}
+	if _, err := fs.Mount(dir, k, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true}}); err != nil {
+		return 1
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	close(k.let)
+	<-time.After(time.Minute)
+	return 0
+}
+
+func TestAFileSystemThatDoesNotAnswerHoldsOneProcess(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	dir := t.TempDir()
+	server := exec.Command("/proc/self/exe", "serve", dir)
+	input, err := server.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, server.Start())
+	t.Cleanup(func() { _ = server.Process.Kill(); _ = server.Wait(); _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	require.Eventually(t, func() bool {
+		table, err := os.ReadFile("/proc/self/mountinfo")
+		return err == nil && strings.Contains(string(table), " "+dir+" ")
+	}, 5*time.Second, 5*time.Millisecond)
+	p := prober()
+	p.Timeout = 100 * time.Millisecond
+	root, before := open(t, dir), children(t)
+	for range 4 { // which no signal ends: the server has taken the request
+		require.ErrorIs(t, p.Read(t.Context(), root, ""), probe.ErrHung)
+		require.Equal(t, before+1, children(t))
+	}
+	require.NoError(t, prober().Read(t.Context(), open(t, t.TempDir()), ""), "others are read")
+	require.NoError(t, input.Close())
+	p.Timeout = probe.DefaultTimeout
+	require.Eventually(t, func() bool { return p.Read(t.Context(), root, "") == nil }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, before, children(t))
+}
+
+// children are the processes that this one has and has not waited for.
+func children(t *testing.T) int {
+	t.Helper()
+	tasks, err := filepath.Glob("/proc/self/task/*/children")
+	require.NoError(t, err)
+	n := 0
+	for _, task := range tasks {
+		text, _ := os.ReadFile(task) // of one that ended meanwhile there are none
+		n += len(strings.Fields(string(text)))
+	}
+	return n
 }
 
 func TestAnEndedContextStartsNoProcess(t *testing.T) {
