@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -234,7 +235,7 @@ func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, 
 	}
 	b.visits.enter(sb.UID)
 	defer b.depart(sb)
-	if sb, err = b.having(ctx, sb, m.ID); err != nil {
+	if sb, err = b.having(ctx, sb, m); err != nil {
 		return err
 	}
 	var lost error
@@ -244,11 +245,13 @@ func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, 
 			return lost
 		}
 		entry, spec := sb.Spec.Mounts[i], specs(sb)[i]
-		handles, err := handlesOf(sb, spec, m)
-		if err != nil {
-			return err
+		handles := handlesOf(sb, spec, m)
+		if len(handles) == 0 {
+			err = neverWas(told(sb, spec), entry, force)
+		} else {
+			err = b.detach(ctx, sb, spec, handles, force)
 		}
-		if err = b.detach(ctx, sb, spec, handles, force); err != nil && !errors.Is(err, warmpool.ErrDataLoss) {
+		if err != nil && !errors.Is(err, warmpool.ErrDataLoss) {
 			return err
 		}
 		lost = errors.Join(lost, err)
@@ -279,26 +282,42 @@ func (b *Backend) detach(ctx context.Context, sb *v1alpha1.Sandbox, spec mount.S
 	return lost
 }
 
-// having is the Sandbox with a mount, which another replica may have asked for a moment ago.
-func (b *Backend) having(ctx context.Context, sb *v1alpha1.Sandbox, mountID string) (*v1alpha1.Sandbox, error) {
-	has := func(sb *v1alpha1.Sandbox) bool {
-		return slices.ContainsFunc(sb.Spec.Mounts, func(m v1alpha1.Mount) bool { return m.ID == mountID })
+// neverWas says whether a mount without a handle may go: one of a volume that was never found has never been mounted. One that a request
+// has asked for was found then, and only force gives it up.
+func neverWas(known *v1alpha1.MountStatus, entry v1alpha1.Mount, force bool) error {
+	where := fmt.Sprintf("volume '%s' at %s", entry.Volume, entry.Path)
+	switch {
+	case known == nil:
+		return &warmpool.Error{Code: warmpool.Unavailable, Message: where + " has not been looked at yet; try again", RetryAfter: time.Second}
+	case entry.RequestedAt == nil:
+		return nil
+	case force:
+		return fmt.Errorf("%s was not found any more: %w", where, warmpool.ErrDataLoss)
 	}
-	if has(sb) {
+	return &warmpool.Error{Code: warmpool.Unavailable, RetryAfter: time.Second, Message: where +
+		" was not unmounted: there is no such volume any more; try again when there is, or unmount with force and give it up"}
+}
+
+// having is the Sandbox with a mount, which another replica may have asked for a moment ago, and with what is told of its volume.
+func (b *Backend) having(ctx context.Context, sb *v1alpha1.Sandbox, m mount.Mount) (*v1alpha1.Sandbox, error) {
+	of := func(sb *v1alpha1.Sandbox) int {
+		return slices.IndexFunc(sb.Spec.Mounts, func(x v1alpha1.Mount) bool { return x.ID == m.ID })
+	}
+	if i := of(sb); i >= 0 && len(handlesOf(sb, specs(sb)[i], m)) > 0 {
 		return sb, nil
 	}
 	fresh, err := b.reread(ctx, sb)
-	if err == nil && !has(fresh) {
-		err = warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount %s", idOf(sb), mountID)
+	if err == nil && of(fresh) < 0 {
+		err = warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount %s", idOf(sb), m.ID)
 	}
 	return fresh, err
 }
 
 // handlesOf are the handles by which a mount may be known to its agent: that of the volume as m has it, if it is one of that volume, and what
 // the controller has seen.
-func handlesOf(sb *v1alpha1.Sandbox, spec mount.Spec, m mount.Mount) (out []string, err error) {
+func handlesOf(sb *v1alpha1.Sandbox, spec mount.Spec, m mount.Mount) (out []string) {
 	if spec.IsEphemeral() {
-		return []string{spec.Resolve(mount.Owner{}).VolumeHandle}, nil
+		return []string{spec.Resolve(mount.Owner{}).VolumeHandle}
 	}
 	if m.VolumeHandle != "" && sameVolume(m.Spec, spec) {
 		out = append(out, m.VolumeHandle)
@@ -306,10 +325,7 @@ func handlesOf(sb *v1alpha1.Sandbox, spec mount.Spec, m mount.Mount) (out []stri
 	if known := told(sb, spec); known != nil && known.VolumeHandle != "" && !slices.Contains(out, known.VolumeHandle) {
 		out = append(out, known.VolumeHandle)
 	}
-	if len(out) == 0 {
-		err = &warmpool.Error{Code: warmpool.Unavailable, Message: "the sandbox's volumes have not been looked at yet; try again", RetryAfter: time.Second}
-	}
-	return out, err
+	return out
 }
 
 func sameVolume(a, b mount.Spec) bool {

@@ -425,3 +425,40 @@ func TestAMountThatKubectlHasWrittenIsUnmountedWhereItIs(t *testing.T) {
 	require.Empty(t, w.agents.of(uid))
 	require.Empty(t, w.object(s.ID).Spec.Mounts)
 }
+
+func TestAMountThatNeverWasCanBeTakenOut(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	typo := asX("typo", "/a")
+	typo.VolumeHandle = ""
+	w.write(s.ID, v1alpha1.Mount{ID: "x", Volume: "typo", Path: "/a"})
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(b.Unpublish(t.Context(), s.ID, typo, true)), "nobody has looked yet")
+	w.tell(s.ID, v1alpha1.MountStatus{ID: "x", Source: "typo", Path: "/a", Phase: "Failed", Message: "volume: no PersistentVolume of that name"})
+	require.NoError(t, b.Unpublish(t.Context(), s.ID, typo, false))
+	require.Empty(t, w.object(s.ID).Spec.Mounts)
+	require.Equal(t, warmpool.NotFound, warmpool.CodeOf(b.Unpublish(t.Context(), s.ID, typo, false)))
+}
+
+func TestAMountWhoseVolumeWasDeletedBeforeTheControllerSawItNeedsForce(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	b := w.replica()
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	m := asX("pv", "/a")
+	_, _, err = b.Publish(t.Context(), s.ID, m)
+	require.NoError(t, err)
+	w.tell(s.ID, v1alpha1.MountStatus{ID: "x", Source: "pv", Path: "/a", Phase: "Failed", Message: "volume: no PersistentVolume of that name"})
+	m.VolumeHandle = ""
+	err = b.Unpublish(t.Context(), s.ID, m, false)
+	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err))
+	require.ErrorContains(t, err, "with force")
+	require.Len(t, w.object(s.ID).Spec.Mounts, 1)
+	require.ErrorIs(t, b.Unpublish(t.Context(), s.ID, m, true), warmpool.ErrDataLoss)
+	require.Empty(t, w.object(s.ID).Spec.Mounts)
+}
