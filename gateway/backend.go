@@ -46,6 +46,12 @@ type Checker interface {
 	Check(m mount.Mount) error
 }
 
+// Rereader is the optional ability of a backend that answers Get by what it has heard: to look at what another replica may have changed.
+type Rereader interface {
+	// Reread is Get as it is now.
+	Reread(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error)
+}
+
 // Meter is the optional ability to tell what a sandbox uses. An empty result means no sample yet.
 type Meter interface {
 	Usage(ctx context.Context, id warmpool.ID) ([]warmpool.Usage, error)

@@ -23,6 +23,19 @@ func (s *Service) Get(ctx context.Context, p warmpool.Principal, id warmpool.ID)
 	return sb, nil
 }
 
+// reread is what Get has returned, as it is now, where the backend can tell.
+func (s *Service) reread(ctx context.Context, p warmpool.Principal, sb warmpool.Sandbox) (warmpool.Sandbox, error) {
+	again, ok := s.backend.(Rereader)
+	if !ok {
+		return sb, nil
+	}
+	now, err := again.Reread(ctx, sb.ID)
+	if err != nil || now.Principal.Team != p.Team || now.State != warmpool.Running {
+		return warmpool.Sandbox{}, notFoundOr(err, sb.ID)
+	}
+	return now, nil
+}
+
 // own returns a sandbox of the principal's team in whatever state.
 func (s *Service) own(ctx context.Context, p warmpool.Principal, id warmpool.ID) (warmpool.Sandbox, error) {
 	sb, err := s.backend.Get(ctx, id)

@@ -46,12 +46,24 @@ func (s *Service) CheckMount(ctx context.Context, p warmpool.Principal, id warmp
 	return coded(err)
 }
 
-// mountable is a spec as it is to be mounted into a running sandbox.
+// mountable is a spec as it is to be mounted into a running sandbox. Nothing is refused room for what another replica has taken away.
 func (s *Service) mountable(ctx context.Context, p warmpool.Principal, id warmpool.ID, spec mount.Spec) (mount.Mount, error) {
 	sb, err := s.Get(ctx, p, id)
 	if err != nil {
 		return mount.Mount{}, err
 	}
+	m, err := s.beside(ctx, p, sb, spec)
+	if warmpool.CodeOf(err) != warmpool.Conflict {
+		return m, err
+	}
+	if sb, err = s.reread(ctx, p, sb); err != nil {
+		return m, err
+	}
+	return s.beside(ctx, p, sb, spec)
+}
+
+// beside is mountable for a sandbox as it is known.
+func (s *Service) beside(ctx context.Context, p warmpool.Principal, sb warmpool.Sandbox, spec mount.Spec) (mount.Mount, error) {
 	derived := spec.ID == spec.DerivedID()
 	if c := sb.MadeFrom.Containers; len(c) > 0 && spec.Container == c[0].Name {
 		spec.Container = "" // one name for one place
@@ -69,7 +81,7 @@ func (s *Service) mountable(ctx context.Context, p warmpool.Principal, id warmpo
 		there[i] = have.Spec
 	}
 	if len(faults) == 0 {
-		expanded, err := volume.Expand(resolved, id, sb.Metadata)
+		expanded, err := volume.Expand(resolved, sb.ID, sb.Metadata)
 		if err != nil {
 			return m, refusal(err)
 		}
@@ -115,18 +127,36 @@ func (s *Service) Mounted(ctx context.Context, p warmpool.Principal, id warmpool
 	if err != nil {
 		return sb, warmpool.MountStatus{}, err
 	}
+	st, err := mountOf(sb, mountID)
+	return sb, st, err
+}
+
+func mountOf(sb warmpool.Sandbox, mountID string) (warmpool.MountStatus, error) {
 	i := slices.IndexFunc(sb.Mounts, func(m warmpool.MountStatus) bool { return m.ID == mountID })
 	if i < 0 {
-		return sb, warmpool.MountStatus{}, warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount of that ID", id)
+		return warmpool.MountStatus{}, warmpool.Errorf(warmpool.NotFound, "sandbox %s has no mount of that ID", sb.ID)
 	}
-	return sb, sb.Mounts[i], nil
+	return sb.Mounts[i], nil
+}
+
+// unmountable is Mounted for who is about to take it away: it may have been made over another replica a moment ago.
+func (s *Service) unmountable(ctx context.Context, p warmpool.Principal, id warmpool.ID, mountID string) (warmpool.Sandbox, warmpool.MountStatus, error) {
+	sb, st, err := s.Mounted(ctx, p, id, mountID)
+	if err == nil || sb.ID == "" {
+		return sb, st, err
+	}
+	if sb, err = s.reread(ctx, p, sb); err != nil {
+		return sb, warmpool.MountStatus{}, err
+	}
+	st, err = mountOf(sb, mountID)
+	return sb, st, err
 }
 
 // Unmount takes a mount from a running sandbox. One in use is a Conflict and stays, unless force. lossy says that what was written last
 // may not have reached the storage; the mount is gone all the same. Once begun it is not given up when the caller leaves.
 func (s *Service) Unmount(ctx context.Context, p warmpool.Principal, id warmpool.ID, mountID string, force bool) (lossy bool, err error) {
 	ctx, done := s.observe.Phase(ctx, PhaseUnpublish, "")
-	sb, st, err := s.Mounted(ctx, p, id, mountID)
+	sb, st, err := s.unmountable(ctx, p, id, mountID)
 	if err == nil {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.limits.Undo)
 		defer cancel()

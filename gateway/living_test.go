@@ -3,12 +3,15 @@ package gateway_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/warmpool"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest"
 )
 
 func spec(change ...func(*mount.Spec)) mount.Spec {
@@ -157,4 +160,71 @@ func TestAnUnmountTellsWhatMayBeLost(t *testing.T) {
 	got, err := w.Get(t.Context(), alice, sb.ID)
 	require.NoError(t, err)
 	require.Empty(t, got.Mounts)
+}
+
+// behind is a backend over which somebody else changes mounts: it answers by what there was when heard was called.
+type behind struct {
+	*warmpooltest.Memory
+	old     warmpool.Sandbox
+	rereads int
+}
+
+func (b *behind) Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error) {
+	if id == b.old.ID {
+		return b.old, nil
+	}
+	return b.Memory.Get(ctx, id)
+}
+
+func (b *behind) Reread(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error) {
+	b.rereads++
+	return b.Memory.Get(ctx, id)
+}
+
+// heard makes what is there of a sandbox all that the backend knows of it.
+func (b *behind) heard(t *testing.T, id warmpool.ID) {
+	t.Helper()
+	now, err := b.Memory.Get(t.Context(), id)
+	require.NoError(t, err)
+	b.old, b.rereads = now, 0
+}
+
+func TestWhatAnotherReplicaHasChangedIsLookedAtBeforeAMountIsRefused(t *testing.T) {
+	w := newWorld(t, 1)
+	pool := &behind{Memory: w.pool}
+	s, err := gateway.New(gateway.Config{
+		Backend: pool, Reader: warmpooltest.Volumes{"scratch": warmpooltest.TmpfsVolume("scratch"), "other": warmpooltest.TmpfsVolume("other")},
+		Policy: mount.DefaultPolicy(), Limits: gateway.DefaultLimits(), Clock: w.clock, Logger: slog.New(slog.DiscardHandler),
+	})
+	require.NoError(t, err)
+	sb, err := w.Create(t.Context(), claim())
+	require.NoError(t, err)
+	pool.heard(t, sb.ID)
+
+	st, _, err := w.Mount(t.Context(), alice, sb.ID, spec())
+	require.NoError(t, err)
+	_, err = s.Unmount(t.Context(), alice, sb.ID, st.ID, false)
+	require.NoError(t, err, "it was mounted over the other one")
+	require.Equal(t, 1, pool.rereads)
+	_, err = s.Unmount(t.Context(), alice, sb.ID, st.ID, false)
+	require.Equal(t, warmpool.NotFound, warmpool.CodeOf(err))
+
+	st, _, err = w.Mount(t.Context(), alice, sb.ID, spec())
+	require.NoError(t, err)
+	pool.heard(t, sb.ID)
+	_, err = w.Unmount(t.Context(), alice, sb.ID, st.ID, false)
+	require.NoError(t, err)
+	another := spec(func(s *mount.Spec) { s.Volume = "other" })
+	require.NoError(t, s.CheckMount(t.Context(), alice, sb.ID, another))
+	_, made, err := s.Mount(t.Context(), alice, sb.ID, another)
+	require.NoError(t, err, "it was unmounted over the other one")
+	require.True(t, made)
+
+	pool.heard(t, sb.ID)
+	_, _, err = s.Mount(t.Context(), alice, sb.ID, spec())
+	require.Equal(t, warmpool.Conflict, warmpool.CodeOf(err), "there is none")
+	require.Equal(t, 1, pool.rereads, "once")
+	require.NoError(t, w.Kill(t.Context(), alice, sb.ID))
+	_, _, err = s.Mount(t.Context(), alice, sb.ID, spec())
+	require.Equal(t, warmpool.NotFound, warmpool.CodeOf(err), "the sandbox is not there any more")
 }

@@ -35,6 +35,8 @@ var (
 	_ gateway.Checker = (*kube.Backend)(nil)
 	_ gateway.Meter   = (*kube.Backend)(nil)
 
+	_ gateway.Rereader = (*kube.Backend)(nil)
+
 	_ kube.Observer = (*observe.Observer)(nil)
 
 	_ gateway.Rememberer = (*kube.Backend)(nil)

@@ -27,6 +27,18 @@ func (b *Backend) Get(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, er
 	return b.view(sb), nil
 }
 
+// Reread is Get as the API server has it now.
+func (b *Backend) Reread(ctx context.Context, id warmpool.ID) (warmpool.Sandbox, error) {
+	sb, err := b.find(ctx, id)
+	if err != nil {
+		return warmpool.Sandbox{}, err
+	}
+	if sb, err = b.reread(ctx, sb); err != nil {
+		return warmpool.Sandbox{}, err
+	}
+	return b.view(sb), nil
+}
+
 // find returns the Sandbox of a claimed sandbox that has not ended. What the informer does not know as claimed may have been
 // claimed over another replica a moment ago: then the API server is asked.
 func (b *Backend) find(ctx context.Context, id warmpool.ID) (*v1alpha1.Sandbox, error) {

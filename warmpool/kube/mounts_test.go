@@ -323,6 +323,27 @@ func TestAReplicaThatIsBehindMountsWhatAnotherOneHasTakenAway(t *testing.T) {
 	require.Len(t, w.agents.of(sb.UID), 1)
 }
 
+func TestAReplicaThatIsBehindCanLookAgain(t *testing.T) {
+	w := newWorld(t)
+	one, two, id := w.behind(func(publisher, warmpool.ID) {})
+	_, _, err := one.Publish(t.Context(), id, data("/data"))
+	require.NoError(t, err)
+	got, err := two.Get(t.Context(), id)
+	require.NoError(t, err)
+	require.Empty(t, got.Mounts)
+	got, err = two.Reread(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, got.Mounts, 1)
+	got, err = two.Get(t.Context(), id)
+	require.NoError(t, err)
+	require.Len(t, got.Mounts, 1, "it knows it from then on")
+	require.NoError(t, one.Release(t.Context(), id))
+	_, err = two.Reread(t.Context(), id)
+	require.Equal(t, warmpool.NotFound, warmpool.CodeOf(err))
+	_, err = two.Reread(t.Context(), warmpool.NewID())
+	require.Equal(t, warmpool.NotFound, warmpool.CodeOf(err))
+}
+
 func TestAReplicaThatIsBehindLeavesNothingOfWhatIsTakenAwayMeanwhile(t *testing.T) {
 	w := newWorld(t)
 	one, two, id := w.behind(func(one publisher, id warmpool.ID) {
