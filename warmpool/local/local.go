@@ -104,21 +104,22 @@ type Backend struct {
 // sandbox is one that exists, or is being ended. Its fields are guarded by Backend.mu, but for what has a lock of its own.
 type sandbox struct {
 	record
-	box     box
-	made    time.Time
-	reason  string
-	faults  map[string]string      // what is wrong with its mounts, by id
-	seen    map[string]node.Health // how its mounts were at the last look, by id
-	looked  time.Time              // when that was found out
-	given   map[string]mount.Mount // what it was asked to mount by this process, with the credentials, by id
-	lacks   map[string]lack        // what could not be given to its mounts, by id
-	history []warmpool.Usage
-	last    sample
-	cancel  context.CancelFunc // of a Start under way
-	ending  bool
-	retry   time.Time     // when to try ending it again
-	dying   chan struct{} // closed when its end begins
-	ended   chan struct{} // closed when nothing is left of it
+	box      box
+	made     time.Time
+	reason   string
+	faults   map[string]string        // what is wrong with its mounts, by id
+	seen     map[string]node.Health   // how its mounts were at the last look, by id
+	looked   time.Time                // when that was found out
+	changing map[string]chan struct{} // the mounts that a request is changing, by id; closed when it has
+	given    map[string]mount.Mount   // what it was asked to mount by this process, with the credentials, by id
+	lacks    map[string]lack          // what could not be given to its mounts, by id
+	history  []warmpool.Usage
+	last     sample
+	cancel   context.CancelFunc // of a Start under way
+	ending   bool
+	retry    time.Time     // when to try ending it again
+	dying    chan struct{} // closed when its end begins
+	ended    chan struct{} // closed when nothing is left of it
 
 	starting sync.RWMutex // held by Start, for reading by changes of its mounts, and by an ending that waits for them
 	saving   sync.Mutex   // orders writes of the record

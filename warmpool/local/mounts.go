@@ -15,7 +15,7 @@ import (
 // Publish mounts a volume into a running sandbox. It is in the record before it is in the sandbox, so that a process that dies in
 // between leaves nothing that the next one does not find.
 func (b *Backend) Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (warmpool.MountStatus, bool, error) {
-	ctx, s, done, err := b.change(ctx, id)
+	ctx, s, done, err := b.change(ctx, id, m.ID)
 	if err != nil {
 		return warmpool.MountStatus{}, false, err
 	}
@@ -45,7 +45,7 @@ func (b *Backend) Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (w
 
 // Unpublish takes a mount from a running sandbox.
 func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, force bool) error {
-	ctx, s, done, err := b.change(ctx, id)
+	ctx, s, done, err := b.change(ctx, id, m.ID)
 	if err != nil {
 		return err
 	}
@@ -64,8 +64,8 @@ func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, 
 	return err
 }
 
-// change begins a change of a running sandbox's mounts, which its end cuts short and waits for.
-func (b *Backend) change(ctx context.Context, id warmpool.ID) (context.Context, *sandbox, func(), error) {
+// change begins a change of one of a running sandbox's mounts, once nobody else changes it. The sandbox's end cuts it short and waits for it.
+func (b *Backend) change(ctx context.Context, id warmpool.ID, mountID string) (context.Context, *sandbox, func(), error) {
 	if err := b.ready(ctx); err != nil {
 		return nil, nil, nil, err
 	}
@@ -92,11 +92,52 @@ func (b *Backend) change(ctx context.Context, id warmpool.ID) (context.Context, 
 		case <-within.Done():
 		}
 	}()
-	return within, s, func() {
+	leave := func() {
 		cancel()
 		b.active.leave()
 		s.starting.RUnlock()
-	}, nil
+	}
+	end, err := b.turn(within, s, mountID)
+	if err != nil {
+		leave()
+		return nil, nil, nil, err
+	}
+	return within, s, func() { end(); leave() }, nil
+}
+
+// turn waits until nobody else changes the mount, and returns what lets the next one.
+func (b *Backend) turn(ctx context.Context, s *sandbox, mountID string) (end func(), err error) {
+	for {
+		b.mu.Lock()
+		other := s.changing[mountID]
+		if other == nil {
+			if s.changing == nil {
+				s.changing = map[string]chan struct{}{}
+			}
+			mine := make(chan struct{})
+			s.changing[mountID] = mine
+			b.mu.Unlock()
+			return func() {
+				b.mu.Lock()
+				delete(s.changing, mountID)
+				b.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		b.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			select {
+			case <-s.dying:
+				return nil, codeless(s.ID)
+			default:
+			}
+			return nil, &warmpool.Error{
+				Code: warmpool.Unavailable, Message: "another request is changing this mount; try again", RetryAfter: time.Second, Err: ctx.Err(),
+			}
+		}
+	}
 }
 
 // intend writes down that m is wanted, and says whether it was not before.
@@ -120,20 +161,10 @@ func (b *Backend) intend(s *sandbox, m mount.Mount) (bool, error) {
 	return true, nil
 }
 
-// mounted notes that m is there. Where somebody has taken it away meanwhile it is not.
+// mounted notes that m is there.
 func (b *Backend) mounted(s *sandbox, m mount.Mount) (warmpool.MountStatus, error) {
 	b.mu.Lock()
-	i := slices.IndexFunc(s.Mounts, m.Is)
-	if i < 0 {
-		b.mu.Unlock()
-		after, cancel := context.WithTimeout(context.Background(), b.cfg.EndTimeout)
-		defer cancel()
-		err := s.box.Unpublish(after, m.Target, true)
-		return warmpool.MountStatus{}, &warmpool.Error{
-			Code: warmpool.Unavailable, Message: "the mount was taken away while it was made; try again", RetryAfter: time.Second, Err: err,
-		}
-	}
-	spec := s.Mounts[i]
+	spec := s.Mounts[slices.IndexFunc(s.Mounts, m.Is)]
 	if s.Mounted[spec.ID].IsZero() {
 		s.Mounted = without(s.Mounted, spec.ID) // a copy
 		if s.Mounted == nil {

@@ -3,7 +3,9 @@ package local
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -56,6 +58,39 @@ func TestAnUnmountThatMeetsAUserLeavesTheMount(t *testing.T) {
 	got, err = w.Get(t.Context(), s.ID)
 	require.NoError(t, err)
 	require.Empty(t, got.Mounts, "what was lost is gone all the same")
+}
+
+func TestAMountThatIsAskedForWhileItIsTakenAwayIsThereOrNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		w := begin(t, f, nil, aSet("base", 0))
+		s, m := w.take("base"), scratch("/data")
+		var there atomic.Bool
+		again := make(chan error, 1)
+		f.publish = func(context.Context, mount.Mount) error {
+			there.Store(true)
+			return nil
+		}
+		_, _, err := w.Publish(t.Context(), s.ID, m)
+		require.NoError(t, err)
+		f.unpublish = func(context.Context, string, bool) error {
+			there.Store(false)
+			f.unpublish = nil
+			go func() {
+				_, _, err := w.Publish(t.Context(), s.ID, m)
+				again <- err
+			}()
+			synctest.Wait() // it has come as far as it can
+			return nil
+		}
+		require.NoError(t, w.Unpublish(t.Context(), s.ID, m, false))
+		require.NoError(t, <-again)
+		require.True(t, there.Load())
+		got, err := w.Get(t.Context(), s.ID)
+		require.NoError(t, err)
+		require.Len(t, got.Mounts, 1)
+		require.NoError(t, w.Unpublish(t.Context(), s.ID, m, false))
+	})
 }
 
 func TestAReleaseDuringAMountCallsItOff(t *testing.T) {
