@@ -17,8 +17,8 @@ import (
 // never is the end of a sandbox without a deadline: the last one that every client can read.
 var never = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// fresh is how long after its claim a sandbox's mounts count as made although the controller has not written of them yet. Who
-// knows its ID got it from the answer to the create, which is given when they are made.
+// fresh is how long after its claim the mounts that came with it count as made although the controller has not written of them yet. Who
+// knows the sandbox's ID got it from the answer to the create, which is given when they are made.
 const fresh = time.Minute
 
 // ended says whether a Sandbox can no longer be found: it is being deleted, or past its deadline.
@@ -95,8 +95,7 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 			}
 		case own:
 			st.Phase, st.MountedAt = warmpool.MountReady, at
-		case sb.Spec.Mounts[n].RequestedAt != nil && sb.Spec.Mounts[n].RequestedAt.After(as.StartedAt): // another replica may still be at it
-		case as.State == warmpool.Running && b.cfg.Clock.Since(as.StartedAt) < fresh:
+		case as.State == warmpool.Running && sb.Spec.Mounts[n].RequestedAt.Equal(&sb.Spec.Claim.Time) && b.cfg.Clock.Since(as.StartedAt) < fresh:
 			st.Phase, st.MountedAt = warmpool.MountReady, as.StartedAt
 		}
 		if st.Phase == warmpool.MountReady && st.Verdict == "" { // it was read when it was mounted

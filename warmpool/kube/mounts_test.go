@@ -483,3 +483,34 @@ func TestAMountWhoseVolumeWasDeletedBeforeTheControllerSawItNeedsForce(t *testin
 	require.ErrorIs(t, b.Unpublish(t.Context(), s.ID, m, true), warmpool.ErrDataLoss)
 	require.Empty(t, w.object(s.ID).Spec.Mounts)
 }
+
+func TestAMountThatNobodyHasMountedIsPending(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	one, two := w.replica(), w.replica()
+	w.stocked(one, "base", 1)
+	c := order("base")
+	c.Mounts = []mount.Spec{data("/data").Spec}
+	s, err := one.Claim(t.Context(), c)
+	require.NoError(t, err)
+	_, err = one.Start(t.Context(), s.ID, warmpool.Start{Mounts: []mount.Mount{data("/data")}})
+	require.NoError(t, err)
+	w.write(s.ID, append(w.object(s.ID).Spec.Mounts, v1alpha1.Mount{ID: "x", Volume: "pv", Path: "/x"})...)
+	want := w.object(s.ID).ResourceVersion
+	for _, b := range []*kube.Backend{one, two} {
+		require.Eventually(t, func() bool { return b.Knows(s.ID) == want }, 10*time.Second, time.Millisecond)
+		got, err := b.Get(t.Context(), s.ID)
+		require.NoError(t, err)
+		require.Len(t, got.Mounts, 2)
+		require.Equal(t, warmpool.MountReady, got.Mounts[0].Phase, "it came with the claim, which was answered")
+		require.Equal(t, warmpool.MountPending, got.Mounts[1].Phase, "somebody has just written it")
+	}
+
+	// What is told of an earlier mount of its ID is not told of it.
+	w.tell(s.ID, v1alpha1.MountStatus{ID: "x", Source: "pv", VolumeHandle: "h", Path: "/earlier", Phase: "Mounted"})
+	want = w.object(s.ID).ResourceVersion
+	require.Eventually(t, func() bool { return one.Knows(s.ID) == want }, 10*time.Second, time.Millisecond)
+	got, err := one.Get(t.Context(), s.ID)
+	require.NoError(t, err)
+	require.Equal(t, warmpool.MountPending, got.Mounts[1].Phase)
+}
