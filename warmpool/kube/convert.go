@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -20,6 +21,9 @@ var never = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 // fresh is how long after its claim the mounts that came with it count as made although the controller has not written of them yet. Who
 // knows the sandbox's ID got it from the answer to the create, which is given when they are made.
 const fresh = time.Minute
+
+// look is how long the controller may take to look again at a mount that has failed: half of it between two looks, and half for one.
+const look = time.Minute
 
 // ended says whether a Sandbox can no longer be found: it is being deleted, or past its deadline.
 func ended(sb *v1alpha1.Sandbox, now time.Time) bool {
@@ -79,22 +83,19 @@ func (b *Backend) view(sb *v1alpha1.Sandbox) warmpool.Sandbox {
 
 // mounts is what is known of a sandbox's mounts.
 func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmpool.MountStatus) {
-	here := b.shelf.mountedAt(sb.UID)
+	notes := b.shelf.notes(sb.UID)
 	for n, spec := range specs(sb) {
 		st := warmpool.MountStatus{Spec: spec, Phase: warmpool.MountPending}
 		known := told(sb, spec)
-		at, own := here[spec.ID]
+		own, here := notes[spec.ID]
 		switch {
+		case here && same(own.Mount, sb.Spec.Mounts[n]) && (known == nil || b.newer(own, *known)):
+			st.Phase, st.MountedAt = warmpool.MountReady, own.at
 		case known != nil:
 			st.Phase, st.Verdict, st.Message = warmpool.MountPhase(known.Phase), warmpool.MountVerdict(known.Verdict), known.Message
 			if known.MountedAt != nil {
 				st.MountedAt = known.MountedAt.Time
 			}
-			if own && st.Phase == warmpool.MountPending { // the controller has not looked yet; we have
-				st.Phase, st.MountedAt = warmpool.MountReady, at
-			}
-		case own:
-			st.Phase, st.MountedAt = warmpool.MountReady, at
 		case as.State == warmpool.Running && sb.Spec.Mounts[n].RequestedAt.Equal(&sb.Spec.Claim.Time) && b.cfg.Clock.Since(as.StartedAt) < fresh:
 			st.Phase, st.MountedAt = warmpool.MountReady, as.StartedAt
 		}
@@ -104,6 +105,18 @@ func (b *Backend) mounts(sb *v1alpha1.Sandbox, as warmpool.Sandbox) (out []warmp
 		out = append(out, st)
 	}
 	return out
+}
+
+// newer says whether a mount was made here after what the status says of it. What failed then may have failed again since, in the same
+// words: that counts once the controller must have looked.
+func (b *Backend) newer(own noted, known v1alpha1.MountStatus) bool {
+	switch warmpool.MountPhase(known.Phase) {
+	case warmpool.MountPending: // the controller has not looked yet
+		return true
+	case warmpool.MountFailed:
+		return equality.Semantic.DeepEqual(own.told, known) && b.cfg.Clock.Since(own.at) < look
+	}
+	return false
 }
 
 // told is what the status says of one of specs. nil: nothing yet, or of an earlier mount of that ID.

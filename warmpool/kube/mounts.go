@@ -40,14 +40,15 @@ func (b *Backend) Publish(ctx context.Context, id warmpool.ID, m mount.Mount) (w
 	observed, done := b.cfg.Observer.Phase(ctx, phaseMount, m.Driver)
 	err = start.Mounted(m, published(b.cfg.Fitter.Publish(observed, sb, m)))
 	done(err)
+	now := sb
 	if err == nil {
-		err = b.stillAsked(ctx, sb, entry)
+		now, err = b.stillAsked(ctx, sb, entry)
 	}
 	if err != nil {
 		b.takeBack(ctx, sb, m, at)
 		return warmpool.MountStatus{}, false, err
 	}
-	return b.noted(sb, m), made, nil
+	return b.noted(now, m, entry), made, nil
 }
 
 // running is the Sandbox of a sandbox that was handed out and works.
@@ -155,12 +156,12 @@ func (b *Backend) reread(ctx context.Context, sb *v1alpha1.Sandbox) (*v1alpha1.S
 
 // stillAsked makes sure of a mount that was made. Whoever takes out what is still being made finds nothing to unmount, and a mount that
 // another request has asked for is taken back when that request fails.
-func (b *Backend) stillAsked(ctx context.Context, sb *v1alpha1.Sandbox, entry v1alpha1.Mount) error {
+func (b *Backend) stillAsked(ctx context.Context, sb *v1alpha1.Sandbox, entry v1alpha1.Mount) (*v1alpha1.Sandbox, error) {
 	fresh, err := b.reread(ctx, sb)
 	if err != nil || slices.ContainsFunc(fresh.Spec.Mounts, func(x v1alpha1.Mount) bool { return same(x, entry) }) {
-		return err
+		return fresh, err
 	}
-	return &warmpool.Error{Code: warmpool.Unavailable, Message: "the mount was taken away while it was made; try again", RetryAfter: time.Second}
+	return nil, &warmpool.Error{Code: warmpool.Unavailable, Message: "the mount was taken away while it was made; try again", RetryAfter: time.Second}
 }
 
 // same says whether two entries are one: not another one, or a later one, of that name.
@@ -214,7 +215,7 @@ func (b *Backend) tidyMount(ctx context.Context, sb *v1alpha1.Sandbox, m mount.M
 }
 
 // noted is the status of a mount that was seen a moment ago, whatever the controller has told of it so far.
-func (b *Backend) noted(sb *v1alpha1.Sandbox, m mount.Mount) warmpool.MountStatus {
+func (b *Backend) noted(sb *v1alpha1.Sandbox, m mount.Mount, entry v1alpha1.Mount) warmpool.MountStatus {
 	now := b.cfg.Clock.Now()
 	st := warmpool.MountStatus{Spec: m.Spec, Phase: warmpool.MountReady, Verdict: warmpool.MountLive, MountedAt: now}
 	for _, known := range b.view(sb).Mounts {
@@ -222,7 +223,7 @@ func (b *Backend) noted(sb *v1alpha1.Sandbox, m mount.Mount) warmpool.MountStatu
 			return known
 		}
 	}
-	b.shelf.note(sb.UID, m.ID, now)
+	b.shelf.note(sb.UID, entry, now)
 	return st
 }
 
@@ -258,7 +259,7 @@ func (b *Backend) Unpublish(ctx context.Context, id warmpool.ID, m mount.Mount, 
 		if sb, err = b.withoutMount(ctx, sb, func(x v1alpha1.Mount) bool { return same(x, entry) }); err != nil { // and the controller mounts it again
 			return err
 		}
-		b.shelf.note(sb.UID, m.ID, time.Time{})
+		b.shelf.unnote(sb.UID, m.ID)
 		for _, handle := range handles { // the controller may have repaired it in between
 			b.tidyMount(ctx, sb, mount.Mount{Spec: spec, VolumeHandle: handle})
 		}

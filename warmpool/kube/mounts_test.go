@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	testclock "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
@@ -513,4 +514,44 @@ func TestAMountThatNobodyHasMountedIsPending(t *testing.T) {
 	got, err := one.Get(t.Context(), s.ID)
 	require.NoError(t, err)
 	require.Equal(t, warmpool.MountPending, got.Mounts[1].Phase)
+}
+
+func TestAMountThatWasMadeIsNotToldByWhatWasKnownBefore(t *testing.T) {
+	w := newWorld(t)
+	w.set("base", 1)
+	clk := testclock.NewFakeClock(time.Now())
+	b := w.replica(func(c *kube.Config) { c.Clock = clk })
+	w.stocked(b, "base", 1)
+	s, err := create(t.Context(), b, order("base"))
+	require.NoError(t, err)
+	m := data("/data")
+	_, _, err = b.Publish(t.Context(), s.ID, m)
+	require.NoError(t, err)
+	tells := func(message string) {
+		w.tell(s.ID, v1alpha1.MountStatus{ID: m.ID, Source: "pv", VolumeHandle: "h", Path: "/data", Phase: "Failed", Verdict: "dead", Message: message})
+		want := w.object(s.ID).ResourceVersion
+		require.Eventually(t, func() bool { return b.Knows(s.ID) == want }, 10*time.Second, time.Millisecond)
+	}
+	requirePhase := func(phase warmpool.MountPhase, why string) {
+		t.Helper()
+		got, err := b.Get(t.Context(), s.ID)
+		require.NoError(t, err)
+		require.Equal(t, phase, got.Mounts[0].Phase, why)
+	}
+	tells("it is gone")
+	requirePhase(warmpool.MountFailed, "the controller has looked later")
+	st, made, err := b.Publish(t.Context(), s.ID, m)
+	require.NoError(t, err)
+	require.False(t, made)
+	require.Equal(t, warmpool.MountReady, st.Phase)
+	got, err := b.Get(t.Context(), s.ID)
+	require.NoError(t, err)
+	require.Equal(t, st, got.Mounts[0], "as it was answered")
+	tells("it is gone again")
+	requirePhase(warmpool.MountFailed, "the controller has looked since")
+	_, _, err = b.Publish(t.Context(), s.ID, m)
+	require.NoError(t, err)
+	requirePhase(warmpool.MountReady, "made again")
+	clk.Step(2 * time.Minute)
+	requirePhase(warmpool.MountFailed, "the controller has looked, and has found nothing else to say")
 }

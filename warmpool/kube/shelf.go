@@ -3,6 +3,7 @@ package kube
 import (
 	"container/list"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,8 +42,8 @@ type entry struct {
 	pile    *pile     // where it is stock
 	at      int       // in pile.stock
 	route   *way
-	changed chan struct{}        // closed at the next change; nil when nobody waits
-	mounted map[string]time.Time // what this replica has mounted and the status does not tell yet, by mount ID
+	changed chan struct{}    // closed at the next change; nil when nobody waits
+	noted   map[string]noted // what this replica has mounted and the status does not tell yet, by mount ID
 }
 
 func newShelf(now func() time.Time) *shelf {
@@ -206,37 +207,48 @@ func (s *shelf) claimed(team string) (out []*v1alpha1.Sandbox) {
 	return out
 }
 
-// settle notes what this replica has mounted, until the status says it.
-func (s *shelf) settle(uid types.UID, mounted map[string]time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.byUID[uid]; e != nil {
-		e.mounted = mounted
-	}
+// noted is a mount that this replica has made.
+type noted struct {
+	v1alpha1.Mount
+	at   time.Time
+	told v1alpha1.MountStatus // what the status said of it then
 }
 
-// note adds to what settle has noted; the zero time takes away.
-func (s *shelf) note(uid types.UID, mountID string, at time.Time) {
+// note keeps that a mount was made, until the status says it.
+func (s *shelf) note(uid types.UID, m v1alpha1.Mount, at time.Time) {
+	s.change(uid, func(sb *v1alpha1.Sandbox, all map[string]noted) {
+		n := noted{Mount: m, at: at}
+		if i := slices.IndexFunc(sb.Status.Mounts, func(x v1alpha1.MountStatus) bool { return x.ID == m.ID }); i >= 0 {
+			n.told = sb.Status.Mounts[i]
+		}
+		all[m.ID] = n
+	})
+}
+
+// unnote forgets what note has kept.
+func (s *shelf) unnote(uid types.UID, mountID string) {
+	s.change(uid, func(_ *v1alpha1.Sandbox, all map[string]noted) { delete(all, mountID) })
+}
+
+func (s *shelf) change(uid types.UID, how func(*v1alpha1.Sandbox, map[string]noted)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.byUID[uid]
 	if e == nil {
 		return
 	}
-	noted := make(map[string]time.Time, len(e.mounted)+1) // somebody may be reading the other one
-	maps.Copy(noted, e.mounted)
-	if noted[mountID] = at; at.IsZero() {
-		delete(noted, mountID)
-	}
-	e.mounted = noted
+	all := make(map[string]noted, len(e.noted)+1) // somebody may be reading the other one
+	maps.Copy(all, e.noted)
+	how(e.sb, all)
+	e.noted = all
 }
 
-// mountedAt is what settle has noted.
-func (s *shelf) mountedAt(uid types.UID) map[string]time.Time {
+// notes are what note has kept.
+func (s *shelf) notes(uid types.UID) map[string]noted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.byUID[uid]; e != nil {
-		return e.mounted
+		return e.noted
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -42,11 +43,11 @@ func (b *Backend) Start(ctx context.Context, id warmpool.ID, st warmpool.Start) 
 		return warmpool.Sandbox{}, err
 	}
 	now := b.cfg.Clock.Now()
-	mounted := make(map[string]time.Time, len(st.Mounts))
-	for _, m := range st.Mounts {
-		mounted[m.ID] = now
+	for _, m := range sb.Spec.Mounts {
+		if slices.ContainsFunc(st.Mounts, func(x mount.Mount) bool { return x.ID == m.ID }) {
+			b.shelf.note(sb.UID, m, now)
+		}
 	}
-	b.shelf.settle(sb.UID, mounted)
 	if !b.starts.drop(id) { // somebody has released it meanwhile
 		return warmpool.Sandbox{}, notFound(id)
 	}
