@@ -42,7 +42,7 @@ func (s *Service) create(ctx context.Context, c warmpool.Claim) (warmpool.Sandbo
 		return warmpool.Sandbox{}, coded(err)
 	}
 	c.Nodes = nodes
-	want := share{team: c.Principal.Team, mounts: len(template.Volumes) + len(c.Mounts), mounted: 1}
+	want := share{team: c.Principal.Team, mounts: len(template.Volumes) + len(c.Mounts)}
 	for range attempts {
 		var sb warmpool.Sandbox
 		sb, err = s.attempt(within, c, want, mounts)

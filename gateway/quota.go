@@ -28,9 +28,9 @@ type quota struct {
 
 // share is what a request under way will add to its team's.
 type share struct {
-	team            string
-	mounts, mounted int
-	// Of a mount into a running sandbox, which does not count any more once it is known there.
+	team   string
+	mounts int
+	// Of a mount into a running sandbox, which does not count any more once it is known there. Others are of a sandbox to come.
 	sandbox warmpool.ID
 	mount   string
 }
@@ -51,26 +51,29 @@ func (s *Service) take(ctx context.Context, want share) (done func(), err error)
 	if want.known(has) {
 		return func() {}, nil
 	}
-	mounts, mounted := 0, 0
+	mounts, made := 0, 0
+	mounted := map[warmpool.ID]bool{}
 	for _, sb := range has {
-		mounts += len(sb.Mounts)
-		switch {
-		case len(sb.Mounts) > 0:
-			mounted++
-		case sb.ID == want.sandbox:
-			want.mounted = 1
+		if mounts += len(sb.Mounts); len(sb.Mounts) > 0 {
+			mounted[sb.ID] = true
 		}
 	}
 	for other := range q.underway {
-		if other.team == want.team && !other.known(has) {
-			mounts, mounted = mounts+other.mounts, mounted+other.mounted
+		if other.team != want.team || other.known(has) {
+			continue
+		}
+		if mounts += other.mounts; other.sandbox == "" {
+			made++
+		} else {
+			mounted[other.sandbox] = true
 		}
 	}
+	sandboxes := made + len(mounted)
 	switch {
 	case q.limits.Mounts > 0 && mounts+want.mounts > q.limits.Mounts:
 		return nil, enough("a team may have %d mounts at a time and yours has %d; unmount volumes or end sandboxes first", q.limits.Mounts, mounts)
-	case q.limits.Mounted > 0 && mounted+want.mounted > q.limits.Mounted:
-		return nil, enough("a team may have %d sandboxes with volumes at a time and yours has %d; end one first", q.limits.Mounted, mounted)
+	case q.limits.Mounted > 0 && !mounted[want.sandbox] && sandboxes >= q.limits.Mounted:
+		return nil, enough("a team may have %d sandboxes with volumes at a time and yours has %d; end one first", q.limits.Mounted, sandboxes)
 	}
 	if q.underway == nil {
 		q.underway = map[*share]struct{}{}

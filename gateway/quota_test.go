@@ -1,10 +1,12 @@
 package gateway_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -89,6 +91,45 @@ func TestManyAtOnceDoNotExceedATeamsLimit(t *testing.T) {
 	}
 	wg.Wait()
 	require.EqualValues(t, 7, made.Load())
+}
+
+func TestMountsAtOnceIntoOneSandboxAreThoseOfOneSandbox(t *testing.T) {
+	w := newLimited(t, 3, gateway.TeamLimits{Mounted: 1})
+	bare, err := w.Create(t.Context(), claim())
+	require.NoError(t, err)
+	other, err := w.Create(t.Context(), claim())
+	require.NoError(t, err)
+	specs := data(3)
+	mounted := func(sb warmpool.Sandbox, i int) error {
+		_, _, err := w.Mount(t.Context(), alice, sb.ID, claim(specs[i]).Mounts[0])
+		return err
+	}
+	begun, end := make(chan struct{}, 2), make(chan struct{})
+	w.pool.OnPublish = func(context.Context, warmpool.ID, mount.Mount) error {
+		begun <- struct{}{}
+		<-end
+		return nil
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, 2)
+	for i := range errs {
+		wg.Go(func() { errs[i] = mounted(bare, i) })
+	}
+	for range errs { // each is admitted while the other one is under way
+		select {
+		case <-begun:
+		case <-time.After(10 * time.Second):
+			t.Fatal("one of them was not let in")
+		}
+	}
+	enough(t, mounted(other, 2), "yours has 1")
+	_, err = w.Create(t.Context(), claim(specs[2]))
+	enough(t, err, "yours has 1")
+	close(end)
+	wg.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
 }
 
 func TestAnImpossibleLimitIsRefused(t *testing.T) {
