@@ -165,6 +165,8 @@ type volumes struct {
 	mu  sync.Mutex
 	all map[string]*corev1.PersistentVolume
 	err error
+
+	reads int
 }
 
 func newVolumes() *volumes {
@@ -185,6 +187,7 @@ func newVolumes() *volumes {
 func (v *volumes) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.reads++
 	if v.err != nil {
 		return nil, v.err
 	}

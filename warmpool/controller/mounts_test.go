@@ -214,6 +214,43 @@ func TestMountsAreEditedByHand(t *testing.T) {
 	require.Empty(t, w.get(sb).Status.MountSummary)
 }
 
+func TestReadOnlyIsLiftedByHand(t *testing.T) {
+	w := newWorld(t)
+	a := dataA()
+	a.ReadOnly = true
+	sb := w.handedOut("pool", a)
+	w.phases(sb, "a Mounted")
+	require.True(t, sb.Status.Mounts[0].ReadOnly)
+	edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts[0].ReadOnly = false })
+	w.eventually(func(c *assertT) { require.False(c, w.get(sb).Status.Mounts[0].ReadOnly) })
+	require.Equal(t, 1, w.fitter.count("unpublish h-pv-a /data/a"))
+	require.Equal(t, 1, w.fitter.count("publish pv-a /data/a"))
+}
+
+func TestReadOnlyOfAVolumesOwnerStays(t *testing.T) {
+	w := newWorld(t)
+	w.volumes.mu.Lock()
+	w.volumes.all["pv-a"].Annotations[v1alpha1.AnnotationReadOnly] = "true"
+	w.volumes.mu.Unlock()
+	sb := w.handedOut("pool", dataA())
+	looks := func() int { return w.fitter.count("health h-pv-a /data/a") }
+	reads := func() int {
+		w.volumes.mu.Lock()
+		defer w.volumes.mu.Unlock()
+		return w.volumes.reads
+	}
+	w.eventually(func(c *assertT) {
+		require.True(c, len(w.get(sb).Status.Mounts) == 1 && w.get(sb).Status.Mounts[0].ReadOnly)
+	})
+	n := looks()
+	w.eventually(func(c *assertT) { require.Greater(c, looks(), n+1) })
+	before := reads()
+	n = looks()
+	w.eventually(func(c *assertT) { require.Greater(c, looks(), n+3) })
+	require.Equal(t, before, reads(), "it is looked up once")
+	require.Zero(t, w.fitter.count("unpublish h-pv-a /data/a"))
+}
+
 func TestASandboxOfNobodyMountsWhatEverybodyMay(t *testing.T) {
 	w := newWorld(t)
 	sb := w.sandbox("mine", func(sb *v1alpha1.Sandbox) {

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type memory struct {
 	pod      string                 // the UID of a pod that is gone
 	last     verdict                // on it
 	detached bool                   // its volumes are off, or have had their time
+	settled  int64                  // as the last report that had one said
 	seen     bool                   // the report is in the status that is being written
 	given    given                  // to its mounts
 	recalled bool                   // mounts holds
@@ -70,7 +72,8 @@ type report struct {
 	inited  bool
 	missed  bool // something did not work; look again soon
 	notes   []note
-	applied bool // to the memory
+	applied bool  // to the memory
+	settled int64 // the generation of the sandbox for which all is as asked, 0 for none that was looked up
 	// of a chore that detaches
 	detached bool
 }
@@ -164,7 +167,7 @@ func (m *memory) done(r *report) {
 	defer m.mu.Unlock()
 	m.running, m.cancel, m.report = false, nil, r
 	if r != nil && !r.detached {
-		m.mounts = r.mounts
+		m.mounts, m.settled = r.mounts, cmp.Or(r.settled, m.settled)
 	}
 }
 
@@ -172,6 +175,12 @@ func (m *memory) knows() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.recalled
+}
+
+func (m *memory) settledAt() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.settled
 }
 
 // recall sets what may be in the sandbox, until a chore knows more.

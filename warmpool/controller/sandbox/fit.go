@@ -158,13 +158,14 @@ type job struct {
 	init      bool // the daemon must be initialised
 	must      bool // and the container is not fitted out before it is
 	given     *given
+	settled   int64  // the generation for which all was found to be as asked
 	killed    string // the container beside the sandbox's that ended last, and by what limit, if that was for its memory
 }
 
 func (p *pass) job(pod *corev1.Pod, of string) *job {
 	sb := p.sb
 	j := &job{cfg: &p.r.cfg, sb: sb.DeepCopy(), of: of, container: mainContainer(pod), now: p.now, killed: killed(pod), given: &p.memory.given}
-	j.sb.Status.Mounts = copied(p.mounts())
+	j.sb.Status.Mounts, j.settled = copied(p.mounts()), p.memory.settledAt()
 	if sb.Spec.Claim == nil || !has(sb, v1alpha1.RuntimeAgent) {
 		return j
 	}

@@ -75,6 +75,9 @@ func (j *job) mounts(ctx context.Context, out *report) {
 		}
 	}
 	out.mounts = append(out.mounts, left...)
+	if !out.missed {
+		out.settled = j.sb.Generation
+	}
 }
 
 // quiet looks at mounts that are all known to be as they are asked for. When they all work there is nothing more to do than to look for
@@ -91,6 +94,9 @@ func (j *job) quiet(ctx context.Context, out *report) bool {
 			return false
 		}
 		if w.Mount, w.fault = j.whole(asked[i].Mount, "", j.metadata()); w.fault != "" || w.differs(*k) {
+			return false
+		}
+		if w.ReadOnly != k.ReadOnly && j.settled != j.sb.Generation { // be it the volume's owner who wants it so, or somebody has lifted it
 			return false
 		}
 	}
