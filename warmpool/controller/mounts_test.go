@@ -251,6 +251,35 @@ func TestReadOnlyOfAVolumesOwnerStays(t *testing.T) {
 	require.Zero(t, w.fitter.count("unpublish h-pv-a /data/a"))
 }
 
+func TestWhatIsAddedByHandKeepsToTheLimit(t *testing.T) {
+	w := newWorld(t)
+	sb := w.handedOut("pool", dataA())
+	w.phases(sb, "a Mounted")
+	next := func(i int) v1alpha1.Mount {
+		return v1alpha1.Mount{ID: fmt.Sprint("m", i), Volume: "pv-b", Path: fmt.Sprint("/m/", i)}
+	}
+	want := []string{"a Mounted"}
+	for i := 1; i < 20; i++ {
+		phase := " Mounted"
+		if i >= mount.DefaultMaxMounts {
+			phase = " Failed"
+		}
+		want = append(want, next(i).ID+phase)
+	}
+	edit(w, sb, func(sb *v1alpha1.Sandbox) {
+		for i := 1; i < 20; i++ {
+			sb.Spec.Mounts = append(sb.Spec.Mounts, next(i))
+		}
+		sb.Spec.Mounts[mount.DefaultMaxMounts].Volume = "pv-none"
+	})
+	w.phases(sb, want...)
+	require.Contains(t, sb.Status.Mounts[19].Message, "at most 16 mounts; 20 are asked for")
+
+	edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = append([]v1alpha1.Mount{next(20)}, sb.Spec.Mounts...) })
+	w.phases(sb, append(want, "m20 Failed")...)
+	require.Len(t, w.fitter.mounted(sb), mount.DefaultMaxMounts)
+}
+
 func TestASandboxOfNobodyMountsWhatEverybodyMay(t *testing.T) {
 	w := newWorld(t)
 	sb := w.sandbox("mine", func(sb *v1alpha1.Sandbox) {

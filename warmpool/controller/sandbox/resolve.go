@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +52,7 @@ func (j *job) resolve(ctx context.Context) ([]wanted, error) {
 		return nil, err
 	}
 	policy := j.cfg.Policy
-	policy.Reserved = slices.Concat(policy.Reserved, t.Reserved, []string{own})
+	policy.Reserved, policy.MaxMounts = slices.Concat(policy.Reserved, t.Reserved, []string{own}), len(specs) // whose excess is judged below
 	var refused mount.Faults
 	if err := policy.Admit(resolved); err != nil && !errors.As(err, &refused) {
 		return nil, err
@@ -69,7 +70,26 @@ func (j *job) resolve(ctx context.Context) ([]wanted, error) {
 			}
 		}
 	}
+	for _, i := range j.excess(out) {
+		if out[i].fault == "" {
+			out[i].fault = fmt.Sprintf("a sandbox may have at most %d mounts; %d are asked for: take others out first", j.cfg.Policy.MaxMounts, len(out))
+		}
+	}
 	return out, nil
+}
+
+// excess are the indexes of the mounts beyond the limit. Those that have been mounted come first, wherever others are added.
+func (j *job) excess(asked []wanted) []int {
+	var first, then []int
+	for i, w := range asked {
+		if k := find(j.sb.Status.Mounts, w.ID); k != nil && k.MountedAt != nil {
+			first = append(first, i)
+		} else {
+			then = append(then, i)
+		}
+	}
+	all := append(first, then...)
+	return all[min(len(all), j.cfg.Policy.MaxMounts):]
 }
 
 // metadata is the claim's, for placeholders.
