@@ -376,6 +376,27 @@ func TestAMountThatWasHealedBeforeAnybodyHasLookedIsToldOfAllTheSame(t *testing.
 	w.eventually(func(c *assertT) { require.Contains(c, w.events(sb.Name), "MountHealed volume pv-a at /data/a: "+why) })
 }
 
+func TestTheMountsOfASandboxThatHasEndedHaveEnded(t *testing.T) {
+	for name, end := range map[string]func(w *world, sb *v1alpha1.Sandbox){
+		"its pod is deleted": func(w *world, sb *v1alpha1.Sandbox) {
+			require.NoError(w.t, w.client.Delete(w.t.Context(), w.podOf(sb)))
+		},
+		"its containers end": func(w *world, sb *v1alpha1.Sandbox) {
+			w.status(w.t.Context(), sb.Name, func(s *corev1.PodStatus) { s.Phase = corev1.PodSucceeded })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			sb := w.handedOut("pool", dataA())
+			w.phases(sb, "a Mounted")
+			end(w, sb)
+			w.phases(sb, "a Failed")
+			m := sb.Status.Mounts[0]
+			require.Equal(t, []string{"dead", "the sandbox has ended", "0/1"}, []string{m.Verdict, m.Message, sb.Status.MountSummary})
+		})
+	}
+}
+
 func TestAMountThatCannotBeMadeAgainSaysWhy(t *testing.T) {
 	w := newWorld(t)
 	sb := w.handedOut("pool", dataA())

@@ -81,8 +81,10 @@ func TestMountsAreCountedByVerdict(t *testing.T) {
 		{ID: "3", Phase: failing, Verdict: "hung", Driver: "d"}, {ID: "4", Phase: failing, Verdict: "dead", Driver: "d"},
 		{ID: "5", Phase: failing, Verdict: "dead", Driver: "d"},
 	}}}
+	over := sb.DeepCopy()
+	over.Name, over.Status.Phase, over.Status.PodInfo.PodUID = "over", v1alpha1.PhaseFailed, "pod"
 	elected := make(chan struct{})
-	gauge := Mounts(fake.NewClientBuilder().WithScheme(scheme).WithObjects(sb).Build(), elected)
+	gauge := Mounts(fake.NewClientBuilder().WithScheme(scheme).WithObjects(sb, over).Build(), elected)
 	require.NoError(t, testutil.CollectAndCompare(gauge, strings.NewReader("")), "another replica counts them")
 	close(elected)
 	require.NoError(t, testutil.CollectAndCompare(gauge, strings.NewReader(`

@@ -17,7 +17,7 @@ type mountGauge struct {
 	desc    *prometheus.Desc
 }
 
-// Mounts are the mounts of all sandboxes by phase and verdict. Only the replica that is elected has any, so that none counts twice.
+// Mounts are the mounts of all sandboxes that have not ended by phase and verdict. Only the replica that is elected has any, so that none counts twice.
 func Mounts(reader client.Reader, elected <-chan struct{}) prometheus.Collector {
 	return &mountGauge{reader, elected, prometheus.NewDesc("sandgate_mounts", "Volumes of sandboxes by phase, verdict and driver.", []string{"phase", "verdict", "driver"}, nil)}
 }
@@ -42,6 +42,9 @@ func (g *mountGauge) Collect(out chan<- prometheus.Metric) {
 	}
 	count := map[kind]int{}
 	for i := range list.Items {
+		if ended(&list.Items[i]) {
+			continue
+		}
 		for _, m := range list.Items[i].Status.Mounts {
 			for _, k := range warmpool.MountKinds() { // zero is told too, so that nobody waits for a series to end
 				count[kind{k, m.Driver}] += 0

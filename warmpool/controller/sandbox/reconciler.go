@@ -179,6 +179,7 @@ func (p *pass) run(ctx context.Context) error {
 	if errors.Is(err, errFresh) {
 		return nil
 	}
+	p.over()
 	return errors.Join(err, p.write(ctx))
 }
 

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
@@ -42,6 +43,22 @@ func (p *pass) judge(pod *corev1.Pod) {
 		p.again(max(patience-p.now.Sub(pod.CreationTimestamp.Time), time.Second))
 	}
 }
+
+// over tells of the mounts of a sandbox that has ended: they have ended with it.
+func (p *pass) over() {
+	if !ended(p.sb) {
+		return
+	}
+	s := &p.sb.Status
+	for i, m := range s.Mounts {
+		if m.Phase != failing || m.Message != endedMessage {
+			s.Mounts[i].Phase, s.Mounts[i].Verdict, s.Mounts[i].Message = failing, gone(m, node.Health{}), endedMessage
+		}
+	}
+	s.MountSummary = summary(s.Mounts, len(p.sb.Spec.Mounts))
+}
+
+const endedMessage = "the sandbox has ended"
 
 // furnished is the verdict on stock whose pod is ready: it is stock once the volumes of its pool are mounted, so that every claim finds
 // them.
