@@ -18,8 +18,8 @@ import (
 )
 
 var (
-	alice = warmpool.Principal{Team: "red", Key: "k1"}
-	bob   = warmpool.Principal{Team: "red", Key: "k2"}
+	alice = warmpool.Principal{Team: "red", Key: "KEY-1"} // in no ID that is made at random
+	bob   = warmpool.Principal{Team: "red", Key: "KEY-2"}
 )
 
 func (w *world) records() []corev1.ConfigMap {
@@ -61,7 +61,7 @@ func TestAKeyIsRememberedOnEveryReplica(t *testing.T) {
 
 	for _, cm := range w.records() {
 		text := cm.String()
-		require.NotContains(t, text, "k1", "neither principal nor key are told")
+		require.NotContains(t, text, alice.Key, "neither principal nor key are told")
 		require.NotContains(t, text, `"request"`)
 	}
 }
