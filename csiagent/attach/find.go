@@ -92,22 +92,33 @@ func find(rel string, id uint64) (string, error) {
 	return mountPoint(listed)
 }
 
-// procs is this process's own /proc, opened before any thread enters a container: that of the container is no use, its processes are others.
-var procs = sync.OnceValues(func() (int, error) {
-	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open /proc: %w", err)
+// proc is this process's own /proc, opened before any thread enters a container: that of the container is no use, its processes are others.
+var proc struct {
+	sync.Mutex
+
+	fd int // 0 until it was opened
+}
+
+func procs() (int, error) {
+	proc.Lock()
+	defer proc.Unlock()
+	if proc.fd == 0 {
+		fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return -1, fmt.Errorf("open /proc: %w", err)
+		}
+		proc.fd = fd
 	}
-	return fd, nil
-})
+	return proc.fd, nil
+}
 
 // mountPoint is where the mount table that this thread can see has the mount listed, relative to "/"; "" when it has it not.
 func mountPoint(listed uint64) (string, error) {
-	proc, err := procs()
+	own, err := procs()
 	if err != nil {
 		return "", err
 	}
-	fd, err := unix.Openat(proc, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(own, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("open mount table: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"unsafe"
@@ -81,7 +82,7 @@ func (n *Namespace) Gone() <-chan struct{} { return n.gone }
 // enter runs work in the namespace, on a thread that is thrown away. With alone, no other work of that kind runs in it meanwhile: what
 // comes while one does is done by the same thread. undo and after may be nil; after runs in any case.
 func (n *Namespace) enter(ctx context.Context, alone bool, work func() error, undo, after func()) error {
-	j := &job{work: work, undo: undo, after: after, done: make(chan error, 1)}
+	j := &job{work: work, undo: undo, after: after, left: make(chan struct{}), done: make(chan error, 1)}
 	err := ctx.Err()
 	if err == nil {
 		err = n.begin(j, alone)
@@ -103,18 +104,19 @@ func (n *Namespace) begin(j *job, alone bool) error {
 		return ErrGone
 	}
 	if alone && n.inside {
-		n.queue = append(n.queue, j)
+		n.queue = append(slices.DeleteFunc(n.queue, (*job).isWithdrawn), j)
 		return nil
 	}
 	ns, err := unix.FcntlInt(n.f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
+	left := j.left
 	next := func() *job { once := j; j = nil; return once }
-	if alone {
-		n.inside, n.queue, next = true, append(n.queue, j), n.next
+	if alone { // others may join its queue
+		n.inside, n.queue, next, left = true, append(n.queue, j), n.next, nil
 	}
-	n.threads.do(ns, n.own, n.gone, next)
+	n.threads.do(ns, n.own, n.gone, left, next)
 	return nil
 }
 

@@ -128,14 +128,15 @@ const (
 	persistence = time.Second
 )
 
-// persist calls look until it is done or fails.
+// persist calls look until it is done or fails. A look that took long may have done it: another one follows, to see.
 func persist(look func() (done bool, err error)) error {
 	began := time.Now()
 	for range tries {
+		last := time.Since(began) > persistence
 		if done, err := look(); done || err != nil {
 			return err
 		}
-		if time.Since(began) > persistence {
+		if last {
 			break
 		}
 	}

@@ -11,12 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultThreads is how many threads of one process work in foreign namespaces at once, and perNamespace how many of them in one: a
-// container that keeps its threads busy is not to keep others' volumes waiting.
-const (
-	DefaultThreads = 8
-	perNamespace   = 3
-)
+// DefaultThreads is how many threads of one process work in foreign namespaces at once.
+const DefaultThreads = 8
+
+// perNamespace is how many of them work in one: a container that keeps its threads busy is not to keep others' volumes waiting.
+const perNamespace = 3
 
 // Threads bounds the threads of this process that work in foreign mount namespaces. One value serves all namespaces.
 type Threads struct {
@@ -45,12 +44,13 @@ type job struct {
 	undo  func() // reverses work when it succeeded too late; may be nil
 	after func() // always, once the work has ended or cannot begin any more; may be nil
 	state atomic.Int32
-	done  chan error // has room for the outcome
+	left  chan struct{} // closed when it is withdrawn
+	done  chan error    // has room for the outcome
 }
 
 // do works in the mount namespace ns, which it closes, on a thread of its own: one job after the other until next has none. Those that
-// wait for the thread when gone is closed do not begin. The thread takes a place in own as well as one of all.
-func (t *Threads) do(ns int, own chan struct{}, gone <-chan struct{}, next func() *job) {
+// wait for the thread when gone is closed do not begin, and when left is there is none. The thread takes a place in own as well as one of all.
+func (t *Threads) do(ns int, own chan struct{}, gone, left <-chan struct{}, next func() *job) {
 	go func() {
 		work := func(entered error) {
 			closeFD(ns)
@@ -66,6 +66,12 @@ func (t *Threads) do(ns int, own chan struct{}, gone <-chan struct{}, next func(
 					<-own
 				}
 				work(ErrGone)
+				return
+			case <-left:
+				if i > 0 {
+					<-own
+				}
+				closeFD(ns)
 				return
 			}
 		}
@@ -90,19 +96,22 @@ func enter(ns int) error {
 	return nil
 }
 
+func (j *job) isWithdrawn() bool { return j.state.Load() == withdrawn }
+
 // run runs j, unless its caller has withdrawn it or the namespace could not be entered.
 func (j *job) run(t *Threads, entered error) {
+	if !j.state.CompareAndSwap(waiting, running) {
+		return
+	}
 	err := entered
-	if j.state.CompareAndSwap(waiting, running) {
-		if err == nil {
-			err = j.work()
+	if err == nil {
+		err = j.work()
+	}
+	if !j.state.CompareAndSwap(running, finished) {
+		if err == nil && j.undo != nil {
+			j.undo()
 		}
-		if !j.state.CompareAndSwap(running, finished) {
-			if err == nil && j.undo != nil {
-				j.undo()
-			}
-			t.stuck.Add(-1)
-		}
+		t.stuck.Add(-1)
 	}
 	if j.after != nil {
 		j.after()
@@ -122,7 +131,11 @@ func (j *job) wait(ctx context.Context, t *Threads, gone <-chan struct{}) error 
 	case <-gone:
 		late, stuck = ErrGone, ErrGone
 	}
-	if j.state.CompareAndSwap(waiting, withdrawn) {
+	if j.state.CompareAndSwap(waiting, withdrawn) { // the thread that it waits for may never be free
+		close(j.left)
+		if j.after != nil {
+			j.after()
+		}
 		return late
 	}
 	t.stuck.Add(1)
