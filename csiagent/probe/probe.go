@@ -35,7 +35,13 @@ type Prober struct {
 	Timeout time.Duration
 
 	mu    sync.Mutex
-	stuck map[uint64]int // processes that were killed and have not ended, since the kernel does not let them go, by file system
+	stuck map[question]int // processes that were killed and have not ended, since the kernel does not let them go
+}
+
+// question is what a process asks of a file system: where writing back hangs, reads may be answered.
+type question struct {
+	system uint64
+	act    string
 }
 
 // Read checks that dir is on a file system of type fstype (any, when empty) and lists its first entries.
@@ -71,7 +77,8 @@ func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
 	if err != nil {
 		return err
 	}
-	if p.holds(system, 0) > 0 { // another process would hang there too, and add to the memory that nobody can free
+	asked := question{system, args[0]}
+	if p.holds(asked, 0) > 0 { // another process would hang there too, and add to the memory that nobody can free
 		return fmt.Errorf("%w: an earlier process still waits for its answer", ErrHung)
 	}
 	cmd := exec.Command(p.Command[0], append(p.Command[1:len(p.Command):len(p.Command)], args...)...)
@@ -94,35 +101,35 @@ func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
 	case <-ctx.Done():
 	}
 	_ = cmd.Process.Kill()
-	p.reap(done, system)
+	p.reap(done, asked)
 	return fmt.Errorf("%w: no answer in time", ErrHung)
 }
 
 // reap waits briefly for a killed process; one that stays is counted until it ends.
-func (p *Prober) reap(done <-chan struct{}, system uint64) {
+func (p *Prober) reap(done <-chan struct{}, asked question) {
 	grace := time.NewTimer(reapGrace)
 	defer grace.Stop()
 	select {
 	case <-done:
 	case <-grace.C:
-		p.holds(system, 1)
-		go func() { <-done; p.holds(system, -1) }()
+		p.holds(asked, 1)
+		go func() { <-done; p.holds(asked, -1) }()
 	}
 }
 
-// holds says how many processes a file system holds, after more have come.
-func (p *Prober) holds(system uint64, more int) int {
+// holds says how many processes wait for an answer to q, after more have come.
+func (p *Prober) holds(q question, more int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := p.stuck[system] + more
+	n := p.stuck[q] + more
 	if n == 0 {
-		delete(p.stuck, system)
+		delete(p.stuck, q)
 		return 0
 	}
 	if p.stuck == nil {
-		p.stuck = map[uint64]int{}
+		p.stuck = map[question]int{}
 	}
-	p.stuck[system] = n
+	p.stuck[q] = n
 	return n
 }
 

@@ -130,12 +130,13 @@ func TestAFileSystemThatDoesNotAnswerHoldsOneProcess(t *testing.T) {
 		return err == nil && strings.Contains(string(table), " "+dir+" ")
 	}, 5*time.Second, 5*time.Millisecond)
 	p := prober()
-	p.Timeout = 100 * time.Millisecond
+	p.Timeout = 2 * time.Second // by then the server has taken the request of the first one, which no signal ends
 	root, before := open(t, dir), children(t)
-	for range 4 { // which no signal ends: the server has taken the request
+	for range 4 {
 		require.ErrorIs(t, p.Read(t.Context(), root, ""), probe.ErrHung)
 		require.Equal(t, before+1, children(t))
 	}
+	require.NoError(t, p.Sync(t.Context(), root), "it asks for something else")
 	require.NoError(t, prober().Read(t.Context(), open(t, t.TempDir()), ""), "others are read")
 	require.NoError(t, input.Close())
 	p.Timeout = probe.DefaultTimeout
