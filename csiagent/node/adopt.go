@@ -27,7 +27,11 @@ func (n *Node) Adopt(ctx context.Context) error {
 	g.SetLimit(probesAtOnce)
 	for _, page := range pages {
 		g.Go(func() error {
-			adopted <- n.adopt(ctx, page)
+			err := n.adopt(ctx, page)
+			if err != nil {
+				err = fmt.Errorf("adopt mount %s: %w", page.id(), err)
+			}
+			adopted <- err
 			return nil
 		})
 	}
@@ -104,11 +108,7 @@ func (n *Node) adopt(ctx context.Context, p page) error {
 	}
 	switch {
 	case !n.there(ctx, e):
-		err := errors.Join(n.drain(ctx, e, n.config.DrainTimeout), n.journal.remove(e.place()))
-		if err != nil {
-			err = fmt.Errorf("adopt mount %s: %w", e.Spec.ID, err)
-		}
-		return err
+		return errors.Join(n.drain(ctx, e, n.config.DrainTimeout), n.journal.remove(e.place()))
 	case e.Client.PID != 0 && !n.alive(ctx, e.Driver, e.Client):
 		e.dead = clientEnded
 		n.mu.Lock()
@@ -118,7 +118,7 @@ func (n *Node) adopt(ctx context.Context, p page) error {
 	n.add(e)
 	if e.Driver == mount.DriverEphemeral {
 		if err := n.remember(e.VolumeHandle); err != nil {
-			return fmt.Errorf("adopt mount %s: %w", e.Spec.ID, err)
+			return err
 		}
 	}
 	return n.resume(ctx, e)

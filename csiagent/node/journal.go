@@ -45,6 +45,7 @@ func newRecord(m mount.Mount) (record, error) {
 		StageSecret struct{} `json:",omitzero"`
 	}{Mount: m}
 	asked.AllowNonEmpty = false // nor is one whose target may look otherwise
+	asked.Nodes = nil           // or whose volume is on other nodes by now
 	b, err := json.Marshal(asked)
 	if err != nil {
 		return record{}, fmt.Errorf("fingerprint: %w", err)
@@ -74,6 +75,14 @@ const (
 
 // page is what is written of one place; nil for nothing.
 type page struct{ is, next *record }
+
+// id is that of the mount.
+func (p page) id() string {
+	if p.is != nil {
+		return p.is.Spec.ID
+	}
+	return p.next.Spec.ID
+}
 
 func (j journal) file(p place, suffix string) string { return filepath.Join(j.dir, p.key()+suffix) }
 
@@ -144,13 +153,17 @@ func (j journal) read() (map[place]page, error) {
 			continue
 		}
 		r, err := readRecord(path)
+		var unread *fs.PathError
+		var cut *json.SyntaxError
 		switch {
 		case err == nil && kind == suffix:
 			out[r.place()] = page{&r, out[r.place()].next}
 		case err == nil:
 			out[r.place()] = page{out[r.place()].is, &r}
-		case kind == next: // cut short, before anything was mounted
+		case kind == next && errors.As(err, &cut): // before anything was mounted
 			errs = append(errs, os.Remove(path))
+		case errors.As(err, &unread): // which says nothing of what is in it
+			errs = append(errs, fmt.Errorf("journal: %s: %w", f.Name(), err))
 		default:
 			errs = append(errs, fmt.Errorf("journal: %s: %w", f.Name(), err), os.Rename(path, path+".broken"))
 		}

@@ -172,6 +172,8 @@ func TestATargetWithContentIsHiddenOnlyWhereThatIsAllowed(t *testing.T) {
 	require.NoDirExists(t, w.box.path("full", "x"))
 	m.AllowNonEmpty = false
 	require.NoError(t, w.Publish(t.Context(), m), "the permission is no part of what the mount is")
+	m.Nodes = []string{"node-a"}
+	require.NoError(t, w.Publish(t.Context(), m), "nor is where its volume is")
 	require.NoError(t, w.UnpublishIdle(t.Context(), node.Identity{Target: "/full"}))
 	require.DirExists(t, w.box.path("full", "x"))
 }
@@ -228,11 +230,16 @@ func TestALaterProcessAdoptsWhatLivesAndForgetsTheRest(t *testing.T) {
 	w.box.unmount(t, "/gone")
 	require.NoError(t, os.WriteFile(w.config.Dir+"/journal/junk.json", []byte("{"), 0o600))
 	require.NoError(t, os.WriteFile(w.config.Dir+"/journal/cut.next", []byte("{"), 0o600))
+	unread := w.config.Dir + "/journal/unread.next"
+	require.NoError(t, os.Mkdir(unread, 0o700))
 	require.NoError(t, os.Mkdir(w.config.Dir+"/staging/left", 0o700))
 	require.NoError(t, unix.Mount("tmpfs", w.config.Dir+"/staging/left", "tmpfs", 0, ""))
 
 	w.restart()
-	require.ErrorContains(t, w.Adopt(t.Context()), "junk.json", "what cannot be read is said and set aside")
+	err := w.Adopt(t.Context())
+	require.ErrorContains(t, err, "junk.json", "what is wrong is said and set aside")
+	require.ErrorContains(t, err, "unread.next", "what cannot be read is left")
+	require.NoError(t, os.Remove(unread))
 	require.NoError(t, os.Remove(w.config.Dir+"/journal/junk.json.broken"))
 	require.Len(t, w.files(), 1)
 	require.Equal(t, before[:1], w.Mounts(t.Context()))
