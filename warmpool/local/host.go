@@ -170,7 +170,10 @@ func (h *host) Adopt(ctx context.Context, r record) (_ box, err error) {
 		}
 		// This machine's addresses may be others by now, and what is barred as well.
 		if err := h.fence.Hold(c.net); err != nil {
-			return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
+			if r.State == warmpool.Available {
+				return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
+			}
+			h.log.Error("a sandbox may reach addresses that it must not; this is tried again", "sandbox", r.ID, "error", err)
 		}
 	}
 	if r.State == warmpool.Running && len(r.Mounts) == 0 {
@@ -209,10 +212,7 @@ func (h *host) answers(ctx context.Context, c *cell, r record) error {
 
 // Watch implements machine.
 func (h *host) Watch(ctx context.Context) {
-	report := func(err error) { h.log.Error("sandboxes may reach addresses that this machine got", "error", err) }
-	if err := h.fence.Watch(ctx, report); err != nil {
-		report(err)
-	}
+	h.fence.Watch(ctx, func(err error) { h.log.Error("sandboxes may reach addresses that this machine got", "error", err) })
 }
 
 // Discard implements machine.

@@ -164,7 +164,12 @@ func (b *Backend) intend(s *sandbox, m mount.Mount) (bool, error) {
 // mounted notes that m is there.
 func (b *Backend) mounted(s *sandbox, m mount.Mount) (warmpool.MountStatus, error) {
 	b.mu.Lock()
-	spec := s.Mounts[slices.IndexFunc(s.Mounts, m.Is)]
+	i := slices.IndexFunc(s.Mounts, m.Is)
+	if i < 0 {
+		b.mu.Unlock()
+		return warmpool.MountStatus{}, warmpool.Errorf(warmpool.Unavailable, "volume '%s' at %s was taken away while it was mounted; try again", m.Volume, m.Target)
+	}
+	spec := s.Mounts[i]
 	if s.Mounted[spec.ID].IsZero() {
 		s.Mounted = without(s.Mounted, spec.ID) // a copy
 		if s.Mounted == nil {
@@ -226,13 +231,29 @@ func (b *Backend) dropUnfinished(s *sandbox) {
 		s.starting.RLock()
 		defer s.starting.RUnlock()
 		for _, m := range half {
-			err := s.box.Unpublish(ctx, m.Target, true)
+			err := b.dropHalf(ctx, s, m)
 			b.log.Info("took away a mount that was being made when the process ended", "sandbox", s.ID, "mount", m.ID, "error", err)
 		}
 		if err := b.persist(s); err != nil {
 			b.log.Error("state of a sandbox could not be kept", "sandbox", s.ID, "error", err)
 		}
 	})
+}
+
+// dropHalf takes away a mount that nobody has asked for anew.
+func (b *Backend) dropHalf(ctx context.Context, s *sandbox, m mount.Spec) error {
+	end, err := b.turn(ctx, s, m.ID)
+	if err != nil {
+		return err
+	}
+	defer end()
+	b.mu.Lock()
+	anew := slices.ContainsFunc(s.Mounts, func(x mount.Spec) bool { return x.ID == m.ID })
+	b.mu.Unlock()
+	if anew {
+		return nil
+	}
+	return s.box.Unpublish(ctx, m.Target, true)
 }
 
 // without is m without a key; m itself stays as it is, since somebody may be reading it.

@@ -121,26 +121,33 @@ func TestWhatWasBeingMountedWhenTheProcessEndedIsTakenAway(t *testing.T) {
 	f := newFake()
 	w := begin(t, f, nil, aSet("base", 0))
 	s := w.take("base")
-	kept, half := scratch("/kept"), scratch("/half")
+	kept, half, asked := scratch("/kept"), scratch("/half"), scratch("/asked")
 	_, _, err := w.Publish(t.Context(), s.ID, kept)
 	require.NoError(t, err)
 	w.stop()
-	taken := make(chan string, 1)
+	taken, resume := make(chan string, 2), make(chan struct{})
 	f.do(func() {
 		r := f.records[s.ID]
-		r.Mounts = append(r.Mounts, half.Spec)
+		r.Mounts = append(r.Mounts, half.Spec, asked.Spec)
 		f.records[s.ID] = r
 		f.unpublish = func(_ context.Context, target string, force bool) error {
 			require.True(t, force)
 			taken <- target
+			<-resume
 			return nil
 		}
 	})
 	next := begin(t, f, nil, aSet("base", 0))
 	require.Equal(t, "/half", <-taken)
+	_, made, err := next.Publish(t.Context(), s.ID, asked)
+	require.NoError(t, err)
+	require.True(t, made)
+	close(resume)
 	got, err := next.Get(t.Context(), s.ID)
 	require.NoError(t, err)
-	require.Len(t, got.Mounts, 1)
+	next.stop()
+	require.Empty(t, taken, "what is asked for anew meanwhile stays")
+	require.Len(t, got.Mounts, 2)
 	require.Equal(t, kept.ID, got.Mounts[0].ID)
 	require.Equal(t, warmpool.MountReady, got.Mounts[0].Phase)
 	require.Len(t, got.MadeFrom.Containers, 1)

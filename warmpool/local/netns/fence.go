@@ -24,7 +24,7 @@ type Fence struct {
 	known []netip.Prefix // addresses that every held namespace is barred from
 }
 
-// Hold bars from n what an uplink must not reach, and from then on each address that Watch finds. Again is fine.
+// Hold bars from n what an uplink must not reach, and from then on each address that Watch finds, also after an error. Again is fine.
 func (f *Fence) Hold(n *Namespace) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -32,13 +32,14 @@ func (f *Fence) Hold(n *Namespace) error {
 	if err != nil {
 		return err
 	}
-	if err := n.bar(append(machine, barred()...)); err != nil {
-		return err
-	}
 	if f.held == nil {
 		f.held = map[*Namespace]struct{}{}
 	}
 	f.held[n] = struct{}{}
+	if err := n.bar(append(machine, barred()...)); err != nil {
+		f.known = nil // Watch tries again
+		return err
+	}
 	// What the machine has lost meanwhile it may get again.
 	f.known = slices.DeleteFunc(f.known, func(p netip.Prefix) bool { return !slices.Contains(machine, p) })
 	return nil
@@ -52,7 +53,24 @@ func (f *Fence) Drop(n *Namespace) {
 }
 
 // Watch bars addresses as the machine gets them, until ctx ends. It tells report what goes wrong, and tries again.
-func (f *Fence) Watch(ctx context.Context, report func(error)) error {
+func (f *Fence) Watch(ctx context.Context, report func(error)) {
+	for ctx.Err() == nil {
+		err := f.listen(ctx, report)
+		if err == nil {
+			return
+		}
+		report(err)
+		wait := time.NewTimer(fenceAgain)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+	}
+}
+
+// listen is Watch as long as the kernel tells of changes.
+func (f *Fence) listen(ctx context.Context, report func(error)) error {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("watch addresses: %w", err)

@@ -50,7 +50,9 @@ func TestAnAddressThatTheMachineGetsIsBarred(t *testing.T) {
 	f.Drop(dropped)
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error)
-	go func() { over <- machine.inside(func() error { return f.Watch(ctx, func(err error) { t.Error(err) }) }) }()
+	go func() {
+		over <- machine.inside(func() error { f.Watch(ctx, func(err error) { t.Error(err) }); return nil })
+	}()
 	for _, address := range []string{"198.18.0.7", "198.18.0.8"} {
 		require.False(t, isBarred(t, held, address))
 		give(t, machine, unix.RTM_NEWADDR, address)

@@ -116,8 +116,11 @@ func TestTheSizeOfATreeThatChangesIsCountedToAnEnd(t *testing.T) {
 
 func TestTheSizeOfATreeIsCountedToADepth(t *testing.T) {
 	dir := t.TempDir()
-	deep := filepath.Join(dir, strings.Repeat("d/", 2*deepest))
-	require.NoError(t, os.MkdirAll(deep, 0o755))
-	want := occupied(t, dir) // of one level
+	for at, level := dir, 0; level < 2*deepest; at, level = filepath.Join(at, "d"), level+1 {
+		require.NoError(t, os.WriteFile(filepath.Join(at, "f"), make([]byte, 4096), 0o600))
+		require.NoError(t, os.Mkdir(filepath.Join(at, "d"), 0o755))
+	}
+	want := occupied(t, dir) + occupied(t, filepath.Join(dir, "f")) // of one level
+	require.Positive(t, want)
 	require.Equal(t, want*deepest, Size(1000, dir))
 }
