@@ -14,8 +14,9 @@ type Driver interface {
 	Check(m mount.Mount) error
 	// Mount brings up m's volume and returns it as a Source. dir is a path of the agent's own, a new one for each call; its name up to the
 	// first - is that of the mount's place, and the same wherever a driver is given a dir. For a Sweeper it is an empty directory that
-	// it may mount on; for others nothing is there. It blocks until the volume is up or ctx ends, and leaves nothing behind when it fails. Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound, ErrUnavailable where the fact is
-	// known, with a text for the caller (no secret, no host path).
+	// it may mount on; for others nothing is there. It blocks until the volume is up or ctx ends, and leaves nothing behind when it fails.
+	// Errors are warmpool-free: wrap one of mount.ErrInvalid, ErrDenied, ErrNotFound, ErrUnavailable where the fact is known, with a text
+	// for the caller (no secret, no host path).
 	Mount(ctx context.Context, m mount.Mount, dir string) (mount.Source, error)
 	// Unmount undoes Mount after the volume was detached from its sandbox, also for a Source of an earlier process (client is
 	// what Mount returned, from the journal). It flushes within ctx's deadline and is idempotent. An error says that data which
