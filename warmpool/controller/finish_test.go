@@ -69,6 +69,18 @@ func (w *world) replaced(next v1alpha1.Mount) *v1alpha1.Sandbox {
 	return sb
 }
 
+func TestAMountThatItsOwnerMayNotHaveAnyMoreIsDetachedAtTheEnd(t *testing.T) {
+	w := newWorld(t)
+	sb := w.replaced(v1alpha1.Mount{ID: "a", Volume: "pv-b", Path: "/data/a"})
+	w.volumes.mu.Lock()
+	w.volumes.all["pv-b"].Annotations = map[string]string{"sandgate.dev/teams": "blue"}
+	w.volumes.mu.Unlock()
+	w.control()
+	w.gone(sb)
+	require.Empty(t, w.fitter.mounted(sb))
+	require.NotContains(t, w.events(sb.Name), "MountsAbandoned")
+}
+
 func TestAMountWhoseVolumeNobodyKnowsAnyMoreIsToldAtTheEnd(t *testing.T) {
 	w := newWorld(t)
 	sb := w.replaced(v1alpha1.Mount{ID: "a", Volume: "pv-b", Path: "/data/a"})

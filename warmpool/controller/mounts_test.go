@@ -35,6 +35,20 @@ func (w *world) handedOut(name string, mounts ...v1alpha1.Mount) *v1alpha1.Sandb
 	return sb
 }
 
+func TestTheLastMountThatIsTakenOutLeavesTheStatusOfAnySandbox(t *testing.T) {
+	w := newWorld(t)
+	for name, change := range map[string]func(*v1alpha1.Sandbox){
+		"mine":    func(*v1alpha1.Sandbox) {},
+		"claimed": func(sb *v1alpha1.Sandbox) { claimed(sb); sb.Spec.Runtimes = sb.Spec.Runtimes[:1] },
+	} {
+		sb := w.sandbox(name, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = []v1alpha1.Mount{dataA()} }, change)
+		w.phases(sb, "a Mounted")
+		edit(w, sb, func(sb *v1alpha1.Sandbox) { sb.Spec.Mounts = nil })
+		w.phases(sb)
+		require.Empty(t, w.fitter.mounted(sb))
+	}
+}
+
 // phases waits until a sandbox's mounts are as told: "id phase".
 func (w *world) phases(sb *v1alpha1.Sandbox, want ...string) *v1alpha1.Sandbox {
 	w.t.Helper()

@@ -20,6 +20,8 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/node"
 	"github.com/sandgate-dev/sandgate/warmpool"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
+	"github.com/sandgate-dev/sandgate/warmpool/template"
+	"github.com/sandgate-dev/sandgate/warmpool/volume"
 )
 
 // finish ends a deleted sandbox: its volumes are flushed and detached, then its pod goes, then the Sandbox. Each step is bounded.
@@ -277,8 +279,21 @@ func (d *detaching) mounts(ctx context.Context) (out []v1alpha1.MountStatus, los
 		case now.VolumeHandle != "":
 			out = append(out, now.status(v1alpha1.MountStatus{}))
 		case w.asked != nil: // its request may have mounted it; nobody else would have
-			lost = append(lost, now.source()+" at "+now.Target)
+			if now.VolumeHandle = d.handle(ctx, w.Spec); now.VolumeHandle == "" {
+				lost = append(lost, now.source()+" at "+now.Target)
+				continue
+			}
+			out = append(out, now.status(v1alpha1.MountStatus{}))
 		}
 	}
 	return out, lost
+}
+
+// handle is a volume's, whoever may mount it by now and whatever has become of its Secret.
+func (d *detaching) handle(ctx context.Context, s mount.Spec) string {
+	t, err := template.OfSandbox(d.sb)
+	if err != nil {
+		return ""
+	}
+	return volume.Handle(ctx, d.cfg.Volumes, t, s)
 }

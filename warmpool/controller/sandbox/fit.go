@@ -78,7 +78,7 @@ func (p *pass) wanted(pod *corev1.Pod) bool {
 	if pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodRunning || pod.Status.PodIP == "" || mainContainer(pod) == "" {
 		return false
 	}
-	if len(sb.Spec.Mounts) > 0 || len(p.mounts()) > 0 {
+	if len(sb.Spec.Mounts) > 0 || len(sb.Status.Mounts) > 0 || len(p.mounts()) > 0 {
 		return sb.Spec.Claim != nil || ready(pod) // before that its agent has no way into the container
 	}
 	return sb.Spec.Claim != nil && has(sb, v1alpha1.RuntimeAgent)
