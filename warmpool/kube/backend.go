@@ -122,6 +122,7 @@ type Backend struct {
 	live    *rate.Limiter
 	reads   singleflight.Group
 	cold    chan struct{} // a token for each sandbox in the making
+	bound   chan struct{} // the same for those that only certain nodes will do for
 	dialer  net.Dialer
 	warmer  *warmer
 	synced  atomic.Bool
@@ -137,7 +138,7 @@ func New(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	b := &Backend{
 		cfg: cfg, shelf: newShelf(cfg.Clock.Now), sets: newSets(cfg.Log), unknown: newUnknown(cfg.Clock), starts: starts{now: cfg.Clock.Now, mine: map[warmpool.ID]*begun{}},
-		live: rate.NewLimiter(liveRate, liveBurst), cold: make(chan struct{}, max(cfg.Cold, 0)), stopped: make(chan struct{}),
+		live: rate.NewLimiter(liveRate, liveBurst), cold: make(chan struct{}, max(cfg.Cold, 0)), bound: make(chan struct{}, max(cfg.Cold, 0)), stopped: make(chan struct{}),
 	}
 	b.warmer = newWarmer(max(cfg.Warm, 0), cfg.Fitter)
 	b.shelf.ready = b.warmer.add

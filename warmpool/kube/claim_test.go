@@ -123,6 +123,35 @@ func TestAClaimForNodesGetsASandboxThere(t *testing.T) {
 	require.ErrorContains(t, err, "on the nodes of its volumes")
 }
 
+func TestClaimsForANodeThatIsFullKeepNobodyElseWaiting(t *testing.T) {
+	w := newWorld(t)
+	full := func(sb *v1alpha1.Sandbox) {
+		if sb.Spec.Template.Spec.Affinity != nil {
+			sb.Status.Phase, sb.Status.Conditions = v1alpha1.PhasePending, nil
+		}
+	}
+	w.outcome.Store(&full)
+	w.set("base", 0)
+	b := w.replica(func(c *kube.Config) { c.Cold = 1 })
+	bound := order("base")
+	bound.Nodes = []string{"full"}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := b.Claim(ctx, bound)
+		ended <- err
+	}()
+	require.Eventually(t, func() bool {
+		var all v1alpha1.SandboxList
+		return w.client.List(t.Context(), &all, client.InNamespace(w.ns)) == nil && len(all.Items) == 1
+	}, 10*time.Second, 10*time.Millisecond, "it is being made")
+	_, err := b.Claim(t.Context(), order("base"))
+	require.NoError(t, err)
+	require.Empty(t, ended, "the other one still waits")
+	cancel()
+	require.Error(t, <-ended)
+}
+
 func TestManyReplicasNeverHandOutTheSameSandbox(t *testing.T) {
 	w := newWorld(t)
 	const stock, claims = 50, 200

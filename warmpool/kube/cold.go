@@ -47,16 +47,20 @@ func (b *Backend) makeCold(ctx context.Context, set *set, o order) <-chan made {
 }
 
 func (b *Backend) coldSandbox(ctx context.Context, set *set, o order) made {
-	if cap(b.cold) == 0 {
+	places := b.cold
+	if o.Nodes != nil { // which may be full or gone: those whom any will do do not wait behind it
+		places = b.bound
+	}
+	if cap(places) == 0 {
 		<-ctx.Done() // the claim waits for stock alone
 		return made{err: ctx.Err()}
 	}
 	select {
-	case b.cold <- struct{}{}:
+	case places <- struct{}{}:
 	case <-ctx.Done():
 		return made{err: ctx.Err()}
 	}
-	defer func() { <-b.cold }()
+	defer func() { <-places }()
 	sb, err := b.coldObject(ctx, set, o)
 	if err != nil {
 		return made{err: err}

@@ -105,7 +105,8 @@ func (s *shelf) line(set types.UID, nodes []string, waiting func(delta int)) *wa
 	return &waiter{got: make(chan candidate, 1), shelf: s, set: set, nodes: nodes, waiting: waiting}
 }
 
-// want asks for one candidate, and says how many are in line before it: 0 when the candidate is there already.
+// want asks for one candidate, and says which in line it is: 0 when the candidate is there already. Those that only certain nodes will do for
+// do not count: they have a sandbox made anyway.
 func (w *waiter) want() int {
 	w.shelf.mu.Lock()
 	defer w.shelf.mu.Unlock()
@@ -121,7 +122,13 @@ func (w *waiter) want() int {
 	}
 	w.waited = true
 	w.place = p.waiters.PushBack(w)
-	return p.waiters.Len()
+	place := 1
+	for e := w.place.Prev(); e != nil; e = e.Prev() {
+		if e.Value.(*waiter).nodes == nil {
+			place++
+		}
+	}
+	return place
 }
 
 // give makes e the waiter's to try. Called with the lock held.

@@ -13,6 +13,20 @@ import (
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 )
 
+func TestThoseWhoWaitForCertainNodesAreNobodysQueue(t *testing.T) {
+	s := newShelf(time.Now)
+	for range 5 {
+		w := s.line("set", []string{"gone"}, func(int) {})
+		defer w.leave()
+		w.want()
+	}
+	for place := range 2 {
+		w := s.line("set", nil, func(int) {})
+		defer w.leave()
+		require.Equal(t, place+1, w.want())
+	}
+}
+
 func TestACandidateThatHasChangedMeanwhileIsNotTried(t *testing.T) {
 	const set = types.UID("set")
 	id := warmpool.NewID()
