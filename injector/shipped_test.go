@@ -140,6 +140,7 @@ func TestTheAPIServersThemselvesAreBarred(t *testing.T) {
 		"beside what is barred":     {append([]string{"--set", "policy.barredEndpoints={10.0.0.0/8,192.0.2.11}"}, asking...), "-bar-endpoints=10.0.0.0/8,192.0.2.11,192.0.2.10"},
 		"not where storage is":      {append([]string{"--set", "policy.barAPIServers=false"}, asking...), ""},
 		"not without a cluster":     {nil, ""},
+		"by nobody at all":          {[]string{"--set", "policy.barredEndpoints=null"}, ""},
 		"by hand without a cluster": {[]string{"--set", "policy.barredEndpoints={192.0.2.10}"}, "-bar-endpoints=192.0.2.10"},
 	} {
 		t.Run(name, func(t *testing.T) {

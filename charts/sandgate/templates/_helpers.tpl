@@ -22,7 +22,7 @@ imagePullSecrets:
 {{- end }}
 {{- /* Where no volume's server may be: what is barred by hand, and the API servers themselves. `helm template` asks no cluster for those. */ -}}
 {{- define "sandgate.barred" -}}
-{{- $barred := .Values.policy.barredEndpoints -}}
+{{- $barred := default list .Values.policy.barredEndpoints -}}
 {{- if .Values.policy.barAPIServers -}}
 {{- range (lookup "discovery.k8s.io/v1" "EndpointSlice" "default" "kubernetes").endpoints -}}
 {{- $barred = concat $barred .addresses -}}
