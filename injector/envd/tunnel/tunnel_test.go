@@ -2,6 +2,7 @@ package tunnel_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/injector/envd"
 	"github.com/sandgate-dev/sandgate/injector/envd/tunnel"
@@ -30,6 +32,20 @@ func daemon(t *testing.T) *httptest.Server {
 	server := httptest.NewServer(d)
 	t.Cleanup(server.Close)
 	return server
+}
+
+// silent keeps a port of 127.0.0.1 from everybody, and does not listen at it; false when somebody has it.
+func silent(t *testing.T, port uint16) bool {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: [4]byte{127, 0, 0, 1}})
+	if errors.Is(err, unix.EADDRINUSE) {
+		return false
+	}
+	require.NoError(t, err)
+	return true
 }
 
 // speaker greets first, as many protocols do, and then says everything again until its peer has ended.
@@ -58,6 +74,9 @@ func TestAServiceOnTheLoopbackIsReached(t *testing.T) {
 	server := daemon(t)
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
 		port := speaker(t, "tcp", address)
+		for address == "[::1]:0" && !silent(t, port) { // another program's there would be taken for it
+			port = speaker(t, "tcp", address)
+		}
 		c, err := tunnel.Through(t.Context(), dial(t, server), port, "")
 		require.NoError(t, err)
 		_, err = io.WriteString(c, "again")
