@@ -27,13 +27,20 @@ func data(target string) mount.Mount {
 	return m
 }
 
-func TestAMountOnALivingSandboxIsWrittenDownForWhoeverRepairs(t *testing.T) {
+// running is a sandbox that somebody has, of a gateway with one replica.
+func running(t *testing.T) (*world, *kube.Backend, warmpool.Sandbox) {
+	t.Helper()
 	w := newWorld(t)
 	w.set("base", 1)
 	b := w.replica()
 	w.stocked(b, "base", 1)
 	s, err := create(t.Context(), b, order("base"))
 	require.NoError(t, err)
+	return w, b, s
+}
+
+func TestAMountOnALivingSandboxIsWrittenDownForWhoeverRepairs(t *testing.T) {
+	w, b, s := running(t)
 	m := data("/data")
 	m.SubPath, m.AllowNonEmpty = "a", true
 	begin := time.Now()
@@ -122,13 +129,8 @@ func TestAMountThatFailsIsTakenBack(t *testing.T) {
 }
 
 func TestAnUnmountOfWhatIsInUseChangesNothing(t *testing.T) {
-	w := newWorld(t)
-	w.set("base", 1)
-	b := w.replica()
-	w.stocked(b, "base", 1)
-	s, err := create(t.Context(), b, order("base"))
-	require.NoError(t, err)
-	_, _, err = b.Publish(t.Context(), s.ID, data("/data"))
+	w, b, s := running(t)
+	_, _, err := b.Publish(t.Context(), s.ID, data("/data"))
 	require.NoError(t, err)
 	w.agents.onUnpublish = func(_ context.Context, _ string, force bool) error {
 		if force {
@@ -157,17 +159,12 @@ func TestAnUnmountOfWhatIsInUseChangesNothing(t *testing.T) {
 }
 
 func TestAnUnmountInOneContainerLeavesTheOthersAlone(t *testing.T) {
-	w := newWorld(t)
-	w.set("base", 1)
-	b := w.replica()
-	w.stocked(b, "base", 1)
-	s, err := create(t.Context(), b, order("base"))
-	require.NoError(t, err)
+	w, b, s := running(t)
 	first, second := data("/data"), data("/data")
 	second.Container = "reader"
 	second.ID = second.DerivedID()
 	for _, m := range []mount.Mount{first, second} {
-		_, _, err = b.Publish(t.Context(), s.ID, m)
+		_, _, err := b.Publish(t.Context(), s.ID, m)
 		require.NoError(t, err)
 	}
 	uid := w.object(s.ID).UID
@@ -288,12 +285,7 @@ func TestAMountThatIsTakenOutWhileItIsMadeIsNotThere(t *testing.T) {
 }
 
 func TestAMountWhosePlaceAnotherVolumeHasTakenIsNotThere(t *testing.T) {
-	w := newWorld(t)
-	w.set("base", 1)
-	b := w.replica()
-	w.stocked(b, "base", 1)
-	s, err := create(t.Context(), b, order("base"))
-	require.NoError(t, err)
+	w, b, s := running(t)
 	other := data("/data")
 	other.Volume, other.VolumeHandle = "other", "of-other"
 	other.ID = other.DerivedID()
@@ -304,7 +296,7 @@ func TestAMountWhosePlaceAnotherVolumeHasTakenIsNotThere(t *testing.T) {
 		sb.Spec.Mounts = []v1alpha1.Mount{{ID: other.ID, Volume: "other", Path: "/data"}}
 		require.NoError(t, w.client.Patch(t.Context(), sb, client.MergeFrom(before)))
 	})
-	_, _, err = b.Publish(t.Context(), s.ID, data("/data"))
+	_, _, err := b.Publish(t.Context(), s.ID, data("/data"))
 	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err), "%v", err)
 	require.Empty(t, w.agents.of(w.object(s.ID).UID), "the other one could not be mounted else")
 }
@@ -413,14 +405,9 @@ func TestAnUnmountTakesOutWhatItUnmountsAndNothingElse(t *testing.T) {
 }
 
 func TestAnUnmountGoesByNoStatusOfAnEarlierMount(t *testing.T) {
-	w := newWorld(t)
-	w.set("base", 1)
-	b := w.replica()
-	w.stocked(b, "base", 1)
-	s, err := create(t.Context(), b, order("base"))
-	require.NoError(t, err)
+	w, b, s := running(t)
 	second := asX("second", "/a")
-	_, _, err = b.Publish(t.Context(), s.ID, second)
+	_, _, err := b.Publish(t.Context(), s.ID, second)
 	require.NoError(t, err)
 	w.tell(s.ID, v1alpha1.MountStatus{ID: "x", Source: "first", VolumeHandle: "of-first", Path: "/a", Phase: "Mounted"})
 	want := w.object(s.ID)
@@ -434,12 +421,7 @@ func TestAnUnmountGoesByNoStatusOfAnEarlierMount(t *testing.T) {
 }
 
 func TestAMountThatKubectlHasWrittenIsUnmountedWhereItIs(t *testing.T) {
-	w := newWorld(t)
-	w.set("base", 1)
-	b := w.replica()
-	w.stocked(b, "base", 1)
-	s, err := create(t.Context(), b, order("base"))
-	require.NoError(t, err)
+	w, b, s := running(t)
 	w.write(s.ID, v1alpha1.Mount{ID: "x", Kind: "PersistentVolume", Volume: "pv", Path: "/data/in/"})
 	uid := w.object(s.ID).UID
 	w.agents.published[string(uid)] = []mount.Mount{asX("pv", "/data/in")}
@@ -449,12 +431,7 @@ func TestAMountThatKubectlHasWrittenIsUnmountedWhereItIs(t *testing.T) {
 }
 
 func TestAMountThatNeverWasCanBeTakenOut(t *testing.T) {
-	w := newWorld(t)
-	w.set("base", 1)
-	b := w.replica()
-	w.stocked(b, "base", 1)
-	s, err := create(t.Context(), b, order("base"))
-	require.NoError(t, err)
+	w, b, s := running(t)
 	typo := asX("typo", "/a")
 	typo.VolumeHandle = ""
 	w.write(s.ID, v1alpha1.Mount{ID: "x", Volume: "typo", Path: "/a"})
@@ -466,14 +443,9 @@ func TestAMountThatNeverWasCanBeTakenOut(t *testing.T) {
 }
 
 func TestAMountWhoseVolumeWasDeletedBeforeTheControllerSawItNeedsForce(t *testing.T) {
-	w := newWorld(t)
-	w.set("base", 1)
-	b := w.replica()
-	w.stocked(b, "base", 1)
-	s, err := create(t.Context(), b, order("base"))
-	require.NoError(t, err)
+	w, b, s := running(t)
 	m := asX("pv", "/a")
-	_, _, err = b.Publish(t.Context(), s.ID, m)
+	_, _, err := b.Publish(t.Context(), s.ID, m)
 	require.NoError(t, err)
 	w.tell(s.ID, v1alpha1.MountStatus{ID: "x", Source: "pv", Path: "/a", Phase: "Failed", Message: "volume: no PersistentVolume of that name"})
 	m.VolumeHandle = ""
