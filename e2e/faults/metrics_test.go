@@ -42,7 +42,7 @@ func TestTheMountsOfOneMachineAreCounted(t *testing.T) {
 	text := scraped()
 	require.Contains(t, text, count("Mounted", "live", 1))
 	require.Contains(t, text, count("Failed", "hung", 0))
-	require.Contains(t, text, `sandgate_pool_claimed{pool="pool"} 1`)
+	require.Contains(t, text, `sandgate_pool_claimed{namespace="default",pool="pool"} 1`)
 	s.signal(t, syscall.SIGSTOP, s.pids(t, "s3fs", sb.ID)...)
 	require.Eventually(t, func() bool {
 		text, err := scrape()

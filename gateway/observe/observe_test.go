@@ -25,7 +25,7 @@ func TestWhatHappensIsCounted(t *testing.T) {
 	o, err := observe.New(r)
 	require.NoError(t, err)
 	r.MustRegister(observe.Pools(func(context.Context) ([]warmpool.Template, error) {
-		return []warmpool.Template{{Name: "base", Desired: 3, Ready: 2, Claimed: 1}}, nil
+		return []warmpool.Template{{Name: "base", Namespace: "default", Desired: 3, Ready: 2, Claimed: 1}}, nil
 	}))
 	o.Claimed("base", "warm", nil)
 	o.Claimed("base", "cold", warmpool.Errorf(warmpool.Exhausted, "none"))
@@ -45,9 +45,9 @@ sandgate_pool_misses_total{pool="base"} 1
 sandgate_pool_conflicts_total{pool="base"} 1
 sandgate_pool_compromised_total{pool="base"} 1
 sandgate_pool_waiters{pool="base"} 1
-sandgate_pool_desired{pool="base"} 3
-sandgate_pool_ready{pool="base"} 2
-sandgate_pool_claimed{pool="base"} 1
+sandgate_pool_desired{namespace="default",pool="base"} 3
+sandgate_pool_ready{namespace="default",pool="base"} 2
+sandgate_pool_claimed{namespace="default",pool="base"} 1
 `
 	all, err := r.Gather()
 	require.NoError(t, err)

@@ -21,9 +21,9 @@ type pools struct {
 // scrape bounds the question for the pools.
 const scrape = 2 * time.Second
 
-// Pools are the pools as this replica sees them.
+// Pools are the pools as this replica sees them, by the labels of the controller's gauges of these names.
 func Pools(t Templates) prometheus.Collector {
-	gauge := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, []string{"pool"}, nil) }
+	gauge := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, []string{"pool", "namespace"}, nil) }
 	return &pools{
 		templates: t,
 		desired:   gauge("sandgate_pool_desired", "Unclaimed sandboxes that the pool is to keep."),
@@ -49,7 +49,7 @@ func (p *pools) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, t := range all {
 		for desc, n := range map[*prometheus.Desc]int{p.desired: t.Desired, p.ready: t.Ready, p.claimed: t.Claimed} {
-			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), t.Name)
+			out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), t.Name, t.Namespace)
 		}
 	}
 }

@@ -108,7 +108,7 @@ func read(x *v1alpha1.SandboxSet) *set {
 	one := &set{SandboxSet: x}
 	t, err := template.Of(x)
 	if err != nil {
-		t, one.faulty = warmpool.Template{Name: x.Name, Desired: int(x.Spec.Replicas), Reason: "its template cannot be used: " + err.Error()}, true
+		t, one.faulty = warmpool.Template{Name: x.Name, Namespace: x.Namespace, Desired: int(x.Spec.Replicas), Reason: "its template cannot be used: " + err.Error()}, true
 	}
 	t.Reserved = append(slices.Clone(t.Reserved), "/.sandgate")
 	t.CreatedAt, t.UpdatedAt = x.CreationTimestamp.Time, changed(x)

@@ -42,6 +42,7 @@ func TestTemplatesAreTheSets(t *testing.T) {
 	require.NotEmpty(t, got.EnvdVersion)
 	require.WithinDuration(t, time.Now(), got.UpdatedAt, time.Minute)
 	require.Contains(t, all[1].Reason, "containers")
+	require.Equal(t, got.Namespace, all[1].Namespace)
 	_, err = b.Claim(t.Context(), order("broken"))
 	require.Equal(t, warmpool.Unavailable, warmpool.CodeOf(err))
 	require.ErrorContains(t, err, "containers")
