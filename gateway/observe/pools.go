@@ -23,7 +23,9 @@ const scrape = 2 * time.Second
 
 // Pools are the pools as this replica sees them, by the labels of the controller's gauges of these names.
 func Pools(t Templates) prometheus.Collector {
-	gauge := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, []string{"pool", "namespace"}, nil) }
+	gauge := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, []string{"pool", "namespace"}, nil)
+	}
 	return &pools{
 		templates: t,
 		desired:   gauge("sandgate_pool_desired", "Unclaimed sandboxes that the pool is to keep."),
