@@ -36,14 +36,16 @@ type runtime struct {
 	Volumes        []corev1.Volume    `json:"volume,omitempty"`
 	InitContainers []corev1.Container `json:"initContainers,omitempty"`
 	Containers     []corev1.Container `json:"containers,omitempty"`
-	Annotations    map[string]string  `json:"annotations,omitempty"`
-	Labels         map[string]string  `json:"labels,omitempty"`
+	// PullSecrets are those of the injected images, which the template's author need not know of.
+	PullSecrets []corev1.LocalObjectReference `json:"imagePullSecrets,omitempty"`
+	Annotations map[string]string             `json:"annotations,omitempty"`
+	Labels      map[string]string             `json:"labels,omitempty"`
 }
 
 // aliases are honest names of keys.
 var aliases = map[string]string{"sidecars": "csiSidecar", "volumes": "volume"}
 
-var known = []string{"mainContainer", "csiSidecar", "volume", "initContainers", "containers", "annotations", "labels"}
+var known = []string{"mainContainer", "csiSidecar", "volume", "initContainers", "containers", "imagePullSecrets", "annotations", "labels"}
 
 // Faults are all the things wrong with a configuration or a template, each with its path. It is an error when it is not empty.
 type Faults []string
@@ -113,7 +115,7 @@ func parse(name, text string, faults *Faults) (r runtime) {
 func decode(name string, fields map[string]json.RawMessage, r *runtime, faults *Faults) {
 	for key, into := range map[string]any{
 		"mainContainer": &r.MainContainer, "csiSidecar": &r.Sidecars, "volume": &r.Volumes, "initContainers": &r.InitContainers,
-		"containers": &r.Containers, "annotations": &r.Annotations, "labels": &r.Labels,
+		"containers": &r.Containers, "imagePullSecrets": &r.PullSecrets, "annotations": &r.Annotations, "labels": &r.Labels,
 	} {
 		raw, given := fields[key]
 		if !given {
@@ -158,6 +160,11 @@ func check(name string, r runtime, faults *Faults) {
 	for i, v := range r.Volumes {
 		if v.Name == "" {
 			faults.add(fmt.Sprintf("%s.volume[%d].name", name, i), "is required")
+		}
+	}
+	for i, s := range r.PullSecrets {
+		if s.Name == "" {
+			faults.add(fmt.Sprintf("%s.imagePullSecrets[%d].name", name, i), "is required")
 		}
 	}
 }

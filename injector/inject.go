@@ -137,6 +137,9 @@ func (i *injection) merge(name string, r runtime) {
 	for _, v := range r.Volumes {
 		i.pod.Spec.Volumes = add(i, i.pod.Spec.Volumes, v, "spec.volumes", name, func(v corev1.Volume) string { return v.Name })
 	}
+	for _, s := range r.PullSecrets {
+		i.pod.Spec.ImagePullSecrets = add(i, i.pod.Spec.ImagePullSecrets, s, "spec.imagePullSecrets", name, func(s corev1.LocalObjectReference) string { return s.Name })
+	}
 	for _, c := range r.Containers {
 		i.pod.Spec.Containers = add(i, i.pod.Spec.Containers, c, "spec.containers", name, containerName)
 	}

@@ -77,6 +77,18 @@ func TestAPodIsFittedOut(t *testing.T) {
 	require.Equal(t, out, again, "again changes nothing")
 }
 
+func TestWhatIsInjectedCanBePulled(t *testing.T) {
+	c, err := injector.Parse(map[string]string{
+		"csi": csi + "imagePullSecrets: [{name: ours}]\n", "agent-runtime": `{"imagePullSecrets": [{"name": "ours"}, {"name": "other"}]}`,
+	})
+	require.NoError(t, err)
+	in := pod(t, plain)
+	in.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "own"}, {Name: "other"}}
+	out, err := injector.Inject(in, c, []string{"csi", "agent-runtime"}, values)
+	require.NoError(t, err)
+	require.Equal(t, []corev1.LocalObjectReference{{Name: "own"}, {Name: "other"}, {Name: "ours"}}, out.Spec.ImagePullSecrets)
+}
+
 func TestATemplatesOwnPostStartRunsBehindTheInjectedOne(t *testing.T) {
 	in := pod(t, `{spec: {containers: [{name: sandbox, lifecycle: {postStart: {exec: {command: [sh, -c, "a -- b"]}}}}]}}`)
 	out, err := injector.Inject(in, config(t), []string{"csi"}, values)
@@ -165,6 +177,7 @@ func TestABrokenConfigurationIsToldWithItsPlaces(t *testing.T) {
 		"a key and its alias":      {"{volume: [], volumes: []}", "is another name of volume"},
 		"an unknown field":         {"volumes: [{name: v, emptydir: {}, x: 1}]", "csi.volume"},
 		"a volume without a name":  {"volumes: [{}]", "csi.volume[0].name"},
+		"a nameless pull secret":   {"imagePullSecrets: [{}]", "csi.imagePullSecrets[0].name"},
 		"a sidecar without image":  {"sidecars: [{name: s}]", "csi.csiSidecar[0].image"},
 		"a name twice":             {"{sidecars: [{name: s, image: i}], containers: [{name: s, image: i}]}", "given twice"},
 		"more of a main container": {"mainContainer: {image: x}", "only env, volumeMounts and lifecycle.postStart"},

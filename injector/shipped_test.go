@@ -73,6 +73,7 @@ func TestWhatTheChartShipsCanBeInjected(t *testing.T) {
 		"with a fence around NFS":         {"--set", "agent.nas.fence=true"},
 		"with roles of buckets":           {"--set", "agent.oss.sts=https://sts.example.com"},
 		"with networks barred":            {"--set", "policy.barredEndpoints={10.0.0.0/8,192.0.2.1}"},
+		"from a private registry":         {"--set", "image.pullSecrets={registry}"},
 		"by digest, with a runtime added": {"--set", "image.digests.envd=sha256:" + digest, "--set-string", "injection.extra.mine=labels: {a: b}"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -214,6 +215,15 @@ func TestAPluginIsToldOfThePodUnlessItsValuesSayNo(t *testing.T) {
 }
 
 const digest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+func TestTheShippedPartsComeWithTheirPullSecrets(t *testing.T) {
+	c := shipped(t, "--set", "image.pullSecrets={one,two}")
+	for _, name := range c.Names() {
+		fitted, err := injector.Inject(pod(t, plain), c, []string{name}, values)
+		require.NoError(t, err)
+		require.Equal(t, []corev1.LocalObjectReference{{Name: "one"}, {Name: "two"}}, fitted.Spec.ImagePullSecrets, name)
+	}
+}
 
 // What signs in to roles is in the container of the FUSE clients and in no other.
 func TestATokenForRolesIsTheClientsAlone(t *testing.T) {
