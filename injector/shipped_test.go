@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,45 +19,14 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sandgate-dev/sandgate/injector"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/chart"
 )
-
-// helm is the program that the cluster for tests is built with, or the one in PATH.
-func helm(t *testing.T) string {
-	t.Helper()
-	cache := os.Getenv("CACHE")
-	if cache == "" {
-		dir, err := os.UserCacheDir()
-		require.NoError(t, err)
-		cache = filepath.Join(dir, "sandgate")
-	}
-	built := filepath.Join(cache, "cluster", "bin", "helm.d", "helm")
-	if _, err := os.Stat(built); err == nil {
-		return built
-	}
-	path, err := exec.LookPath("helm")
-	if err != nil {
-		t.Skip("there is no helm, neither in PATH nor in " + built + "; `make cluster` builds it")
-	}
-	return path
-}
-
-// rendered is what the chart makes of one of its templates with these values.
-func rendered(t *testing.T, template string, set ...string) []byte {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), helm(t), append([]string{
-		"template", "sandgate", "../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/" + template + ".yaml",
-	}, set...)...)
-	cmd.Env = append(os.Environ(), "HOME="+t.TempDir()) // where it keeps what it has learned of an API server
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-	return out
-}
 
 // shipped is the injection configuration that the chart makes of these values.
 func shipped(t *testing.T, set ...string) injector.Config {
 	t.Helper()
 	cm := &corev1.ConfigMap{}
-	require.NoError(t, yaml.UnmarshalStrict(rendered(t, "injection", set...), cm))
+	require.NoError(t, yaml.UnmarshalStrict(chart.Render(t, "injection.yaml", set...), cm))
 	c, err := injector.Parse(cm.Data)
 	require.NoError(t, err)
 	return c
@@ -146,7 +114,7 @@ func TestTheAPIServersThemselvesAreBarred(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for template, times := range map[string]int{"gateway": 1, "controller": 1, "injection": 2} { // the agent, and the container of its clients
-				got := flags.FindAllString(string(rendered(t, template, c.set...)), -1)
+				got := flags.FindAllString(string(chart.Render(t, template+".yaml", c.set...)), -1)
 				if c.want == "" {
 					require.Empty(t, got, template)
 					continue
@@ -196,7 +164,7 @@ func TestADriverIsToldByTheRuntimeThatBringsIt(t *testing.T) {
 	values := []string{"-f", "../examples/kubernetes/csi-driver-values.yaml"}
 	require.Contains(t, shipped(t, values...).Names(), "csi-smb")
 	for _, component := range []string{"gateway", "controller"} {
-		require.Contains(t, string(rendered(t, component, values...)), "- -drivers=csi-smb=smb.csi.k8s.io\n", component)
+		require.Contains(t, string(chart.Render(t, component+".yaml", values...)), "- -drivers=csi-smb=smb.csi.k8s.io\n", component)
 	}
 }
 
@@ -253,7 +221,7 @@ func TestATokenForRolesIsTheClientsAlone(t *testing.T) {
 }
 
 func TestTheShippedAgentGetsTheVolumesOfThePool(t *testing.T) {
-	text, err := os.ReadFile("../charts/sandgate/files/injection/csi.yaml")
+	text, err := os.ReadFile(filepath.Join(chart.Dir(t), "files", "injection", "csi.yaml"))
 	require.NoError(t, err)
 	_, rest, _ := strings.Cut(string(text), "\ncsiSidecar:\n")
 	list, _, _ := strings.Cut(rest, "\nmainContainer:\n")

@@ -10,12 +10,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/chart"
 )
 
 func TestTheInternetOfSandboxesHasNothingThatNoVolumesServerMayBeAt(t *testing.T) {
 	var np networkingv1.NetworkPolicy
-	out := helm(t, "template", "sandgate", "../../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/network.yaml")
-	require.NoError(t, yaml.UnmarshalStrict([]byte(out), &np))
+	require.NoError(t, yaml.UnmarshalStrict(chart.Render(t, "network.yaml"), &np))
 	blocks := 0
 	for _, rule := range np.Spec.Egress {
 		for _, to := range rule.To {
@@ -38,16 +38,10 @@ func TestTheInternetOfSandboxesHasNothingThatNoVolumesServerMayBeAt(t *testing.T
 
 func TestTheChartSaysWhereRolesSignIn(t *testing.T) {
 	const sts = "-oss-sts=https://sts-vpc.example.com"
-	chart := func(set ...string) string {
-		args := []string{"template", "sandgate", "../../charts/sandgate", "--kube-version", "1.36.0", "--show-only", "templates/controller.yaml"}
-		for _, s := range set {
-			args = append(args, "--set", s)
-		}
-		return helm(t, args...)
-	}
-	require.Contains(t, chart("networkPolicy.fromVolumes=true", "agent.oss.sts=https://sts-vpc.example.com"), sts)
-	require.NotContains(t, chart("networkPolicy.fromVolumes=true"), "-oss-sts")
-	require.NotContains(t, chart("agent.oss.sts=https://sts-vpc.example.com"), "-oss-sts", "nobody needs it")
+	with := func(set string) string { return string(chart.Render(t, "controller.yaml", "--set", set)) }
+	require.Contains(t, with("networkPolicy.fromVolumes=true,agent.oss.sts=https://sts-vpc.example.com"), sts)
+	require.NotContains(t, with("networkPolicy.fromVolumes=true"), "-oss-sts")
+	require.NotContains(t, with("agent.oss.sts=https://sts-vpc.example.com"), "-oss-sts", "nobody needs it")
 }
 
 func TestTheServiceForRolesIsOneThatAgentsSignInAt(t *testing.T) {

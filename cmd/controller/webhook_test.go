@@ -5,12 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,32 +26,16 @@ import (
 	"github.com/sandgate-dev/sandgate/csiagent/channel"
 	"github.com/sandgate-dev/sandgate/warmpool/api/v1alpha1"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/chart"
 )
-
-// helm is built beside the API server's programs, as a part of the same cluster.
-func helm(t *testing.T, args ...string) string {
-	t.Helper()
-	program := filepath.Join(os.Getenv("KUBE_ASSETS"), "helm.d", "helm")
-	if _, err := os.Stat(program); err != nil {
-		t.Skipf("%s is not there; `make cluster` builds it", program)
-	}
-	out, err := exec.CommandContext(t.Context(), program, args...).Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		require.NoError(t, err, string(exit.Stderr))
-	}
-	require.NoError(t, err)
-	return string(out)
-}
 
 // shipped are the webhook's configuration and Secret as the chart has them.
 func shipped(t *testing.T, release, pool string) (*admissionregistrationv1.MutatingWebhookConfiguration, *corev1.Secret) {
 	t.Helper()
 	hook, secret := &admissionregistrationv1.MutatingWebhookConfiguration{}, &corev1.Secret{}
 	into := map[string]any{"kind: MutatingWebhookConfiguration": hook, "kind: Secret": secret}
-	out := helm(t, "template", "sandgate", "../../charts/sandgate", "--namespace", release, "--kube-version", "1.36.0",
-		"--show-only", "templates/webhook.yaml", "--set", "pools.namespaces={"+pool+"}")
-	for _, doc := range strings.Split(out, "\n---\n") {
+	out := chart.Render(t, "webhook.yaml", "--namespace", release, "--set", "pools.namespaces={"+pool+"}")
+	for _, doc := range strings.Split(string(out), "\n---\n") {
 		for kind, object := range into {
 			if strings.Contains(doc, "\n"+kind+"\n") {
 				require.NoError(t, yaml.UnmarshalStrict([]byte(doc), object))
@@ -218,15 +200,15 @@ func TestPodsThatOthersMakeAreFittedOut(t *testing.T) {
 func TestAnUpgradeKeepsTheCertificate(t *testing.T) {
 	c := apiserver.Client(t, apiserver.Start(t))
 	release := apiserver.Namespace(t, c)
-	chart := t.TempDir()
+	dir := t.TempDir()
 	for _, file := range []string{"Chart.yaml", "values.yaml", "values.schema.json", "templates/_helpers.tpl", "templates/webhook.yaml"} {
-		text, err := os.ReadFile(filepath.Join("..", "..", "charts", "sandgate", file))
+		text, err := os.ReadFile(filepath.Join(chart.Dir(t), file))
 		require.NoError(t, err)
-		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(chart, file)), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(chart, file), text, 0o644))
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o644))
 	}
 	way := []string{"--kubeconfig", apiserver.Kubeconfig(t), "--namespace", release}
-	helm(t, append([]string{"install", "it", chart}, way...)...)
+	chart.Helm(t, append([]string{"install", "it", dir}, way...)...)
 	t.Cleanup(func() {
 		_ = c.Delete(context.Background(), &admissionregistrationv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: hookConfiguration(release)}})
 	})
@@ -244,7 +226,7 @@ func TestAnUpgradeKeepsTheCertificate(t *testing.T) {
 	require.NoError(t, c.Update(t.Context(), hook))
 	require.NoError(t, c.Update(t.Context(), secret))
 
-	helm(t, append([]string{"upgrade", "it", chart, "--set", "pools.namespaces={one,two}"}, way...)...)
+	chart.Helm(t, append([]string{"upgrade", "it", dir, "--set", "pools.namespaces={one,two}"}, way...)...)
 	require.NoError(t, c.Get(t.Context(), hookKey, hook))
 	require.NoError(t, c.Get(t.Context(), secretKey, secret))
 	require.Equal(t, []string{"one", "two"}, hook.Webhooks[0].NamespaceSelector.MatchExpressions[0].Values)
