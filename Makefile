@@ -58,7 +58,7 @@ unit: deps-run build $(BIN)/gotestsum $(BIN)/versitygw $(BIN)/csi-sanity $(BIN)/
 
 unit-kube: cluster ## the tests that need a real API server, one package at a time
 	@echo "== tests on a real API server"
-	@KUBE_ASSETS=$(CACHE)/cluster/bin go test -race -p 1 -timeout 20m ./cmd/controller ./cmd/gateway ./injector \
+	@KUBE_ASSETS=$(CACHE)/cluster/bin go test -race -p 1 -timeout 20m ./cmd ./cmd/controller ./cmd/gateway ./injector \
 		./warmpool/api/... ./warmpool/controller/... ./warmpool/kube/... ./warmpool/warmpooltest/...
 
 sdk: sdk-python sdk-js verify ## the real Python and JS SDKs at three versions each against a real server

@@ -30,6 +30,34 @@ imagePullSecrets:
 {{- end -}}
 {{- join "," (uniq $barred) -}}
 {{- end }}
+{{- /* Where an administrator lets pods of a component run. */ -}}
+{{- define "sandgate.placement" -}}
+{{- range $field := list "priorityClassName" "nodeSelector" "tolerations" "affinity" }}
+{{- with index $ $field }}
+{{ dict $field . | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- define "sandgate.podMeta" -}}
+labels:
+  {{- .labels | nindent 2 }}
+  {{- with .values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .values.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- define "sandgate.spread" -}}
+topologySpreadConstraints:
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- . | nindent 6 }}
+{{- end }}
 {{- /* The security contexts of pods and containers that need no right on the node. */ -}}
 {{- define "sandgate.nobody" -}}
 runAsNonRoot: true
