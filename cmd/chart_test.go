@@ -14,7 +14,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sandgate-dev/sandgate/gateway/auth"
+	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/chart"
 )
 
@@ -114,4 +117,37 @@ func TestAPIKeysOfAnAdministratorAreHisAlone(t *testing.T) {
 			require.NotContains(t, s.Name, "key")
 		}
 	}
+}
+
+func TestAPIKeysStayThroughUpgradeAndUninstall(t *testing.T) {
+	c := apiserver.Client(t, apiserver.Start(t))
+	release := apiserver.Namespace(t, c)
+	dir := chart.Part(t, "templates/access.yaml", "templates/NOTES.txt")
+	helm := func(args ...string) string {
+		return string(chart.Helm(t, append(args, "--kubeconfig", apiserver.Kubeconfig(t), "--namespace", release)...))
+	}
+	secrets := func() (out [2]map[string][]byte) {
+		for i, name := range []string{"sandgate-admin-key", "sandgate-api-keys"} {
+			s := &corev1.Secret{}
+			require.NoError(t, c.Get(t.Context(), client.ObjectKey{Namespace: release, Name: name}, s))
+			out[i] = s.Data
+		}
+		return out
+	}
+	helm("install", "it", dir)
+	first := secrets()
+	keys, err := auth.Read(first[1]["api-keys.json"])
+	require.NoError(t, err)
+	who, known := keys.Lookup(string(first[0]["key"]))
+	require.True(t, known)
+	require.Equal(t, "admin", who.Team)
+
+	require.NotContains(t, helm("upgrade", "it", dir, "--set", "gateway.replicas=3"), string(first[0]["key"]), "an upgrade's log is no place for it")
+	require.Equal(t, first, secrets())
+	helm("upgrade", "it", dir, "--set", "apiKeys.create=false")
+	require.Equal(t, first, secrets(), "they are the administrator's now")
+	helm("uninstall", "it")
+	require.Equal(t, first, secrets())
+	helm("install", "it", dir)
+	require.Equal(t, first, secrets())
 }

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -200,13 +198,7 @@ func TestPodsThatOthersMakeAreFittedOut(t *testing.T) {
 func TestAnUpgradeKeepsTheCertificate(t *testing.T) {
 	c := apiserver.Client(t, apiserver.Start(t))
 	release := apiserver.Namespace(t, c)
-	dir := t.TempDir()
-	for _, file := range []string{"Chart.yaml", "values.yaml", "values.schema.json", "templates/_helpers.tpl", "templates/webhook.yaml"} {
-		text, err := os.ReadFile(filepath.Join(chart.Dir(t), file))
-		require.NoError(t, err)
-		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, file)), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(dir, file), text, 0o644))
-	}
+	dir := chart.Part(t, "templates/webhook.yaml")
 	way := []string{"--kubeconfig", apiserver.Kubeconfig(t), "--namespace", release}
 	chart.Helm(t, append([]string{"install", "it", dir}, way...)...)
 	t.Cleanup(func() {

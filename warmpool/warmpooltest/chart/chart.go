@@ -24,6 +24,19 @@ func Dir(t testing.TB) string {
 	}
 }
 
+// Part is a chart with some of its templates only, for an API server that has what is in the others.
+func Part(t testing.TB, templates ...string) string {
+	t.Helper()
+	into := t.TempDir()
+	for _, file := range append([]string{"Chart.yaml", "values.yaml", "values.schema.json", "templates/_helpers.tpl"}, templates...) {
+		text, err := os.ReadFile(filepath.Join(Dir(t), file))
+		require.NoError(t, err)
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(into, file)), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(into, file), text, 0o600))
+	}
+	return into
+}
+
 // Render is what the chart makes of one of its templates, such as gateway.yaml, with these arguments of helm; of all of them where template
 // is empty.
 func Render(t testing.TB, template string, args ...string) []byte {
