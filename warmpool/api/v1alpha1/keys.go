@@ -53,8 +53,6 @@ const (
 	AnnotationAgentSecret = "sandgate.dev/agent-secret"
 	// AnnotationContainers of a pod template: comma-separated containers beside the first one that volumes can be mounted into; "*" is all.
 	AnnotationContainers = "sandgate.dev/mount-containers"
-	// AnnotationInjected of a pod: the digest of what was injected.
-	AnnotationInjected = "sandgate.dev/injected"
 )
 
 // FinalizerMounts of a Sandbox lets its volumes be flushed and detached before its pod goes.
