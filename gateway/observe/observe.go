@@ -87,8 +87,12 @@ func (o *Observer) Claimed(pool, kind string, err error) {
 	o.claims.WithLabelValues(pool, kind, outcome(err)).Inc()
 }
 
-// Stock counts whether a claim found stock.
+// Stock counts whether a claim found stock. What has not happened to the pool yet is told as 0: a share needs both of its parts, and the
+// first of a kind is no increase of a series that was not there.
 func (o *Observer) Stock(pool string, hit bool) {
+	for _, c := range []*prometheus.CounterVec{o.hits, o.misses, o.conflicts, o.compromised} {
+		c.WithLabelValues(pool)
+	}
 	if hit {
 		o.hits.WithLabelValues(pool).Inc()
 		return

@@ -31,6 +31,7 @@ func TestWhatHappensIsCounted(t *testing.T) {
 	o.Claimed("base", "cold", warmpool.Errorf(warmpool.Exhausted, "none"))
 	o.Stock("base", true)
 	o.Stock("base", false)
+	o.Stock("new", true)
 	o.Conflict("base")
 	o.Waiting("base", 2)
 	o.Waiting("base", -1)
@@ -43,6 +44,10 @@ sandgate_claims_total{kind="warm",outcome="ok",pool="base"} 1
 sandgate_pool_hits_total{pool="base"} 1
 sandgate_pool_misses_total{pool="base"} 1
 sandgate_pool_conflicts_total{pool="base"} 1
+sandgate_pool_hits_total{pool="new"} 1
+sandgate_pool_misses_total{pool="new"} 0
+sandgate_pool_conflicts_total{pool="new"} 0
+sandgate_pool_compromised_total{pool="new"} 0
 sandgate_pool_compromised_total{pool="base"} 1
 sandgate_pool_waiters{pool="base"} 1
 sandgate_pool_desired{namespace="default",pool="base"} 3
