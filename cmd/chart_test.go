@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,10 +12,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/sandgate-dev/sandgate/gateway/auth"
 	"github.com/sandgate-dev/sandgate/warmpool/warmpooltest/apiserver"
@@ -63,6 +66,23 @@ func objects(t *testing.T, set ...string) (out []runtime.Object) {
 	return out
 }
 
+// What is rendered can be applied by others than helm, which does not know the release's namespace.
+func TestEveryObjectSaysWhereItIs(t *testing.T) {
+	global := []string{"Namespace", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "MutatingWebhookConfiguration"}
+	args := []string{"--namespace", "release", "--set", "pools.namespaces={pool},metrics.podMonitor.enabled=true,metrics.alerts.enabled=true,metrics.dashboard.enabled=true"}
+	docs := bytes.Split(chart.Render(t, "", args...), []byte("\n---\n"))
+	require.Greater(t, len(docs), 30)
+	for _, doc := range docs {
+		var object metav1.PartialObjectMetadata
+		require.NoError(t, yaml.Unmarshal(doc, &object), string(doc))
+		if object.Kind == "" || slices.Contains(global, object.Kind) {
+			require.Empty(t, object.Namespace, object.Name)
+			continue
+		}
+		require.Contains(t, []string{"release", "pool", "sandbox-system"}, object.Namespace, "%s %s", object.Kind, object.Name)
+	}
+}
+
 // pods are the pods that objects are or make.
 func pods(objects []runtime.Object) map[string]corev1.PodTemplateSpec {
 	out := map[string]corev1.PodTemplateSpec{}
@@ -95,7 +115,13 @@ gateway: &where
 controller: *where
 fuseDevice: *where
 `), 0o600))
-	all := pods(objects(t, "-f", values))
+	made := objects(t, "-f", values, "--set", "gateway.service.annotations.reach=internal")
+	reach := slices.IndexFunc(made, func(o runtime.Object) bool {
+		s, ok := o.(*corev1.Service)
+		return ok && s.Annotations["reach"] == "internal"
+	})
+	require.GreaterOrEqual(t, reach, 0)
+	all := pods(made)
 	require.Len(t, all, 5)
 	for name, p := range all {
 		require.Equal(t, []corev1.LocalObjectReference{{Name: "registry"}}, p.Spec.ImagePullSecrets, name)
