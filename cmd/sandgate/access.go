@@ -69,6 +69,10 @@ func (a *access) announce(out io.Writer, addr string) error {
 	if err := os.Rename(tmp.Name(), a.env); err != nil {
 		return fmt.Errorf("write %s: %w", a.env, err)
 	}
-	_, err = fmt.Fprintf(out, "\nSandgate serves on %s. In another terminal: . %s\n\n%s", url, a.env, lines)
+	source := ". " + a.env
+	if os.Getenv("SUDO_UID") != "" { // the file is root's, and who has called sudo is not
+		source = `eval "$(sudo cat ` + a.env + `)"`
+	}
+	_, err = fmt.Fprintf(out, "\nSandgate serves on %s. In another terminal: %s\n\n%s", url, source, lines)
 	return err
 }
