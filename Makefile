@@ -30,7 +30,7 @@ run: deps-run build ## serve on ADDR (127.0.0.1:3000); STATE=, MANIFESTS=, ALLOW
 clean: build ## end every sandbox of STATE and what it mounted
 	@$(ASROOT) $(BIN)/sandgate clean -state "$(STATE)"
 
-demo: deps-run build $(BIN)/versitygw ## the Python example of the README against a real object store
+demo: deps-run build $(BIN)/versitygw ## e2e/demo/example.py against a real object store
 	@$(INSTALL) python 2.63.0
 	@$(ASROOT) $(BIN)/e2e demo
 

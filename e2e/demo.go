@@ -14,7 +14,7 @@ import (
 // demoSDK is the pin whose packages run the example.
 const demoSDK = "2.63.0"
 
-// demo runs the example of the README with the real package and shows what it left in the bucket.
+// demo runs demo/example.py with the real package and shows what it left in the bucket.
 func demo(ctx context.Context, cfg config) (err error) {
 	fmt.Println("== an S3 server and a gateway of our own, on free ports")
 	w, err := world.Start(ctx, cfg.world())
