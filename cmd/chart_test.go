@@ -30,6 +30,8 @@ func TestValuesThatCannotWorkAreRefusedByName(t *testing.T) {
 	one := strings.ReplaceAll(plugin, "%", "0")
 	for set, want := range map[string]string{
 		"nonsense=1":                                     "nonsense",
+		"metrics=null,apiKeys=null":                      "missing properties 'apiKeys', 'metrics'", // as --reuse-values leaves what an older version had not
+		"policy.limits=null":                             "missing property 'limits'",
 		"pools.namespaces=default":                       "'/pools/namespaces': got string, want array",
 		"pools.namespaces={A_b}":                         "'/pools/namespaces/0'",
 		"pools.namespaces={a,a}":                         "are equal",
