@@ -31,13 +31,3 @@ func peer(c *net.UnixConn) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(pidfd), "sender"), nil
 }
-
-// ended returns when the process of a descriptor ends, or the descriptor is closed.
-func ended(pidfd *os.File) {
-	if conn, err := pidfd.SyscallConn(); err == nil {
-		_ = conn.Read(func(fd uintptr) bool {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-			return err == nil && n > 0
-		})
-	}
-}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // Config says where a Receiver listens. Zero values stand for the defaults named.
@@ -206,7 +207,7 @@ func hold(c *net.UnixConn) {
 	default:
 		var watch sync.WaitGroup
 		watch.Go(func() {
-			ended(sender)
+			_ = process.Wait(context.Background(), sender)
 			_ = c.Close()
 		})
 		defer watch.Wait()

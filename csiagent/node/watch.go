@@ -1,27 +1,23 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"strconv"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 const clientEnded = "the client that serves this volume has ended"
 
-// watch notices the end of e's client, of which process is the descriptor. The goroutine ends with the client or with unwatch; Close waits
+// watch notices the end of e's client. The goroutine ends with the client or with unwatch; Close waits
 // for it. Node.mu is held.
-func (n *Node) watch(e *entry, process *os.File) {
-	e.process = process
+func (n *Node) watch(e *entry, client *os.File) {
+	e.process = client
 	n.watchers.Go(func() {
-		if ended(process) {
+		if process.Wait(context.Background(), client) {
 			n.died(e)
 		}
 	})
@@ -38,13 +34,13 @@ func (n *Node) follow(e *entry) {
 	if !needed {
 		return
 	}
-	process, err := n.open(n.ctx, e.Driver, e.Client)
+	client, err := n.open(n.ctx, e.Driver, e.Client)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if lost() {
-		n.seen(e, process, err)
+		n.seen(e, client, err)
 	} else {
-		_ = process.Close()
+		_ = client.Close()
 	}
 }
 
@@ -113,7 +109,7 @@ func (n *Node) serves(ctx context.Context, e *entry) bool {
 	n.mu.Lock()
 	if e.process != nil {
 		defer n.mu.Unlock()
-		return !readable(e.process)
+		return !process.Over(e.process)
 	}
 	n.mu.Unlock()
 	return n.alive(ctx, e.Driver, e.Client)
@@ -126,7 +122,7 @@ func (n *Node) alive(ctx context.Context, driver string, p mount.Process) bool {
 		return errors.Is(err, context.DeadlineExceeded)
 	}
 	defer func() { _ = f.Close() }()
-	return !readable(f)
+	return !process.Over(f)
 }
 
 // open returns a descriptor of a driver's client that becomes readable when it ends.
@@ -134,64 +130,7 @@ func (n *Node) open(ctx context.Context, driver string, p mount.Process) (*os.Fi
 	if o, ok := n.config.Drivers[driver].(Opener); ok {
 		return o.Open(ctx, p)
 	}
-	return openProcess(p)
-}
-
-// openProcess returns a descriptor of p that becomes readable when p ends.
-func openProcess(p mount.Process) (*os.File, error) {
-	fd, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("find client: %w", err)
-	}
-	// The descriptor holds one process; its start time tells whether that is p.
-	if now, err := startTime(p.PID); err != nil || now != p.Start {
-		_ = unix.Close(fd)
-		return nil, errors.Join(errors.New("the client has ended"), err)
-	}
-	return os.NewFile(uintptr(fd), "client"), nil
-}
-
-// ended waits until the process of f ends; false when f was closed before.
-func ended(f *os.File) bool {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return false
-	}
-	over := false
-	err = conn.Read(func(fd uintptr) bool {
-		over = ready(int(fd))
-		return over
-	})
-	return over && err == nil
-}
-
-func ready(fd int) bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	return err == nil && n > 0
-}
-
-// readable says whether the process of f has ended, of which f is a descriptor.
-func readable(f *os.File) (over bool) {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return true
-	}
-	err = conn.Control(func(fd uintptr) { over = ready(int(fd)) })
-	return over || err != nil
-}
-
-// startTime is field 22 of a process's stat: ticks since boot.
-func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	// The name, field 2, may hold anything; the fields after it begin behind the last parenthesis.
-	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("stat of process %d has %d fields", pid, len(fields))
-	}
-	return strconv.ParseUint(string(fields[19]), 10, 64)
+	return process.Open(p)
 }
 
 // explain asks the driver why a client does not serve its volume; err when it does not know either.

@@ -1,20 +1,17 @@
 package oss
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // client is a FUSE client that this process has started.
@@ -49,9 +46,8 @@ func start(l launch, keys credentials, held *os.File) (*client, error) {
 		return nil, errors.Join(fmt.Errorf("start FUSE client: %w", err), log.Close())
 	}
 	c := &client{log: log, done: make(chan struct{}), redact: redactor(keys), oom: killedForMemory()}
-	c.process.PID = cmd.Process.Pid
 	// It cannot have been reaped yet, so the number is still its own.
-	if c.process.Start, err = startTime(c.process.PID); err != nil {
+	if c.process, err = process.Of(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
 	}
 	go func() { // ends with the client
@@ -104,83 +100,27 @@ func (c *client) parting() bool {
 // end waits until the process has ended, and kills it when ctx ends first; killed says that it had to. A process that is not p any
 // more has ended.
 func end(ctx context.Context, p mount.Process) (killed bool, err error) {
-	fd, err := open(p)
-	if err != nil || fd < 0 {
+	f, err := process.Open(p)
+	if errors.Is(err, process.ErrEnded) {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
-	defer func() { _ = unix.Close(fd) }()
-	for ctx.Err() == nil {
-		if over, err := poll(fd, patience(ctx)); over || err != nil {
-			return false, err
-		}
+	defer func() { _ = f.Close() }()
+	if process.Wait(ctx, f) {
+		return false, nil
 	}
-	if over, err := poll(fd, 0); over || err != nil {
-		return false, err
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := process.Kill(f); err != nil {
 		return false, fmt.Errorf("kill FUSE client: %w", err)
 	}
-	over, err := poll(fd, killGrace)
-	if err == nil && !over {
-		err = errors.New("the FUSE client does not end, though it was killed")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
+	defer cancel()
+	if !process.Wait(ctx, f) {
+		return true, errors.New("the FUSE client does not end, though it was killed")
 	}
-	return true, err
+	return true, nil
 }
 
 // killGrace is how long a killed process may take to be gone.
 const killGrace = 5 * time.Second
-
-// open returns a descriptor of p, or -1 when p has ended.
-func open(p mount.Process) (int, error) {
-	fd, err := unix.PidfdOpen(p.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return -1, nil
-	}
-	if err != nil {
-		return -1, fmt.Errorf("find FUSE client: %w", err)
-	}
-	// The descriptor holds one process; its start time tells whether that is p.
-	if !is(p) {
-		_ = unix.Close(fd)
-		return -1, nil
-	}
-	return fd, nil
-}
-
-// is says whether the process that has p's number now is p.
-func is(p mount.Process) bool {
-	now, err := startTime(p.PID)
-	return err == nil && now == p.Start
-}
-
-// patience is how long one poll may take before ctx is looked at again.
-func patience(ctx context.Context) time.Duration {
-	const slice = 50 * time.Millisecond
-	if at, ok := ctx.Deadline(); ok {
-		return max(min(slice, time.Until(at)), 0)
-	}
-	return slice
-}
-
-func poll(pidfd int, d time.Duration) (bool, error) {
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, int(d.Milliseconds()))
-	if errors.Is(err, unix.EINTR) {
-		return false, nil
-	}
-	return n > 0, err
-}
-
-// startTime is field 22 of a process's stat: ticks since boot.
-func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	// The name, field 2, may hold anything; the fields after it begin behind the last parenthesis.
-	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("stat of process %d has %d fields", pid, len(fields))
-	}
-	return strconv.ParseUint(string(fields[19]), 10, 64)
-}

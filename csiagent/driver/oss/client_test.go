@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 	"github.com/sandgate-dev/sandgate/csiagent/probe"
 )
 
@@ -306,15 +307,15 @@ func TestAnotherProcessWithTheSameNumberIsLeftAlone(t *testing.T) {
 	sleep := exec.Command("sleep", "60")
 	require.NoError(t, sleep.Start())
 	defer func() { _ = sleep.Process.Kill(); _ = sleep.Wait() }()
-	start, err := startTime(sleep.Process.Pid)
+	is, err := process.Of(sleep.Process.Pid)
 	require.NoError(t, err)
 	d := New(Config{})
 	dir := t.TempDir()
 	if os.Getuid() == 0 {
-		require.NoError(t, d.Unmount(soon(t, 0), dir, mount.Process{PID: sleep.Process.Pid, Start: start + 1}))
+		require.NoError(t, d.Unmount(soon(t, 0), dir, mount.Process{PID: is.PID, Start: is.Start + 1}))
 		require.NoError(t, unix.Kill(sleep.Process.Pid, 0), "it lives")
 	}
-	killed, err := end(soon(t, 0), mount.Process{PID: sleep.Process.Pid, Start: start})
+	killed, err := end(soon(t, 0), is)
 	require.NoError(t, err)
 	require.True(t, killed)
 }

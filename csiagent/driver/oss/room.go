@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // room is a directory in memory without a name that a client shares with whoever serves it. It is the client's fourth descriptor beside its
@@ -46,14 +47,9 @@ var errNoRoom = errors.New("the client has no room")
 
 // roomOf finds the room of a client that an earlier process has started.
 func roomOf(p mount.Process) (room, error) {
-	proc, err := open(p)
-	if err != nil {
-		return room{}, err
-	}
-	if proc < 0 {
+	if !process.Is(p) {
 		return room{}, errEnded
 	}
-	defer func() { _ = unix.Close(proc) }()
 	at := filepath.Join("/proc", strconv.Itoa(p.PID), "fd", filepath.Base(roomAt))
 	fd, err := unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -64,7 +60,7 @@ func roomOf(p mount.Process) (room, error) {
 	}
 	r := room{os.NewFile(uintptr(fd), "room")}
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.TMPFS_MAGIC || !is(p) {
+	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.TMPFS_MAGIC || !process.Is(p) {
 		r.close()
 		return room{}, errNoRoom
 	}

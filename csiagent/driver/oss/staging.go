@@ -9,10 +9,12 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // errEnded is a client that ended before it had mounted.
@@ -29,31 +31,38 @@ func mounted(ctx context.Context, p mount.Process, dir string) (string, error) {
 	}
 	table := os.NewFile(uintptr(fd), "mountinfo")
 	defer func() { _ = table.Close() }()
-	proc, err := open(p)
-	if err != nil {
+	client, err := process.Open(p)
+	if err != nil && !errors.Is(err, process.ErrEnded) {
 		return "", err
 	}
-	defer func() { _ = unix.Close(proc) }()
+	defer func() { _ = client.Close() }()
+	over := err != nil
 	for {
 		switch fstype, err := typeOf(table, dir); {
 		case err != nil:
 			return "", err
 		case fstype != "":
 			return fstype, nil
-		case proc < 0:
+		case over:
 			return "", errEnded
 		case ctx.Err() != nil:
 			return "", fmt.Errorf("%w: the FUSE client has not mounted in time", mount.ErrUnavailable)
 		}
-		fds := []unix.PollFd{{Fd: int32(table.Fd()), Events: unix.POLLPRI}, {Fd: int32(proc), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(table.Fd()), Events: unix.POLLPRI}, {Fd: int32(client.Fd()), Events: unix.POLLIN}}
 		if _, err := unix.Poll(fds, int(patience(ctx).Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
 			return "", err
 		}
-		if fds[1].Revents != 0 {
-			_ = unix.Close(proc)
-			proc = -1 // look at the table once more, then give up
-		}
+		over = fds[1].Revents != 0 // look at the table once more, then give up
 	}
+}
+
+// patience is how long one poll may take before ctx is looked at again.
+func patience(ctx context.Context) time.Duration {
+	const slice = 50 * time.Millisecond
+	if at, ok := ctx.Deadline(); ok {
+		return max(min(slice, time.Until(at)), 0)
+	}
+	return slice
 }
 
 // typeOf is the type of the file system mounted on dir, "" when there is none.

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // A wait that sleeps through the mount is woken by its clock, which is half a client's start later.
@@ -23,7 +23,7 @@ func TestTheWaitForAMountEndsWithTheMount(t *testing.T) {
 	client := exec.Command("sleep", "60")
 	require.NoError(t, client.Start())
 	t.Cleanup(func() { _ = client.Process.Kill(); _ = client.Wait() })
-	began, err := startTime(client.Process.Pid)
+	p, err := process.Of(client.Process.Pid)
 	require.NoError(t, err)
 	var late []time.Duration
 	for range 10 { // on a machine that is busy with other things, not each of them
@@ -35,7 +35,7 @@ func TestTheWaitForAMountEndsWithTheMount(t *testing.T) {
 			}
 			close(made)
 		})
-		fstype, err := mounted(t.Context(), mount.Process{PID: client.Process.Pid, Start: began}, dir)
+		fstype, err := mounted(t.Context(), p, dir)
 		now := time.Now()
 		require.NoError(t, err)
 		require.Equal(t, "tmpfs", fstype)

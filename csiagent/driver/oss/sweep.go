@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // Sweep kills the clients that an earlier process has started on dir and did not live to hand on. One that waits for a store that does
@@ -49,7 +50,7 @@ func serving(at, namespace, dir string) (mount.Process, bool) {
 	if err != nil || pid == os.Getpid() {
 		return mount.Process{}, false
 	}
-	start, err := startTime(pid)
+	p, err := process.Of(pid)
 	if err != nil {
 		return mount.Process{}, false
 	}
@@ -60,5 +61,5 @@ func serving(at, namespace, dir string) (mount.Process, bool) {
 	if its, err := os.Readlink(filepath.Join(at, "ns", "mnt")); err != nil || its != namespace {
 		return mount.Process{}, false
 	}
-	return mount.Process{PID: pid, Start: start}, true
+	return p, true
 }
