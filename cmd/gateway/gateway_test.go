@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/sandgate-dev/sandgate/cmd/internal/boot"
 	"github.com/sandgate-dev/sandgate/gateway"
 	"github.com/sandgate-dev/sandgate/gateway/auth"
 	"github.com/sandgate-dev/sandgate/injector/envd"
@@ -89,7 +90,7 @@ func TestTheGatewayServesWhatTheAPIServerHas(t *testing.T) {
 	log := &lines{}
 	cfg := config{
 		Addr: freePort(t), Kubeconfig: apiserver.Kubeconfig(t), ReleaseNamespace: release, Namespaces: []string{ns},
-		Limits: gateway.DefaultLimits(), Drain: time.Second,
+		Limits: gateway.DefaultLimits(), Ending: boot.Ending{Drain: time.Second},
 	}
 	p, err := newProcess(cfg, slog.New(slog.NewTextHandler(log, nil)), prometheus.NewRegistry())
 	require.NoError(t, err)

@@ -34,7 +34,7 @@ type config struct {
 	Limits                       gateway.Limits
 	MaxMounts                    int
 	Cold, Warm, MaxRequests      int
-	Drain                        time.Duration
+	Ending                       boot.Ending
 	OTLPEndpoint                 string
 }
 
@@ -63,7 +63,8 @@ func command(args []string) error {
 	fs.IntVar(&cfg.Cold, "max-cold", 16, "most sandboxes that this replica has in the making for requests that found no stock; below 0: none")
 	fs.IntVar(&cfg.Warm, "max-warm", 256, "most new sandboxes that this replica connects to ahead of their claim at a time; below 0: none")
 	fs.IntVar(&cfg.MaxRequests, "max-requests", 0, "most requests and streams that one sandbox may have open (default 1000)")
-	fs.DurationVar(&cfg.Drain, "drain", 20*time.Second, "how long requests under way may take to end after a signal")
+	fs.DurationVar(&cfg.Ending.Linger, "linger", 0, "how long new requests are taken after a signal, until the Service leads elsewhere (default not at all)")
+	fs.DurationVar(&cfg.Ending.Drain, "drain", 20*time.Second, "how long requests under way may take to end after that")
 	fs.StringVar(&cfg.OTLPEndpoint, "otlp-endpoint", "", "host:port of an OpenTelemetry collector that takes traces over gRPC (default none)")
 	format := fs.String("log-format", "json", "text or json")
 	level := fs.String("log-level", "info", "debug, info, warn or error")

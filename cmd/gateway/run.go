@@ -161,7 +161,7 @@ func (p *process) handle(ctx, life context.Context, work *errgroup.Group) error 
 		return fmt.Errorf("serve: %w", err)
 	}
 	p.log.Info("serving", "address", listener.Addr().String(), "namespaces", p.cfg.Namespaces)
-	return errors.Join(boot.Serve(ctx, server, listener, p.cfg.Drain), closer())
+	return errors.Join(boot.Serve(ctx, server, listener, p.cfg.Ending), closer())
 }
 
 // keyPause is between two looks for the installation's keys.

@@ -153,7 +153,7 @@ func serve(
 			return err
 		}))
 	}
-	group.Add("server", func(ctx context.Context) error { return boot.Serve(ctx, server, listener, drain) })
+	group.Add("server", func(ctx context.Context) error { return boot.Serve(ctx, server, listener, boot.Ending{Drain: drain}) })
 	group.Add("announcement", func(ctx context.Context) error {
 		if _, err := pool.Templates(ctx); err != nil { // answers once the sandboxes of an earlier process were taken over
 			return err

@@ -8,8 +8,16 @@ import (
 	"time"
 )
 
-// Serve serves on listener until ctx ends. Requests under way may take drain to end then; streams of sandboxes are cut after it.
-func Serve(ctx context.Context, server *http.Server, listener net.Listener, drain time.Duration) error {
+// Ending is how a server ends.
+type Ending struct {
+	// Linger is how long new requests are taken all the same: a Service leads here until its cluster has heard of the end.
+	Linger time.Duration
+	// Drain is how long requests under way may take to end after that; streams of sandboxes are cut then.
+	Drain time.Duration
+}
+
+// Serve serves on listener until ctx ends, and then ends as end says.
+func Serve(ctx context.Context, server *http.Server, listener net.Listener, end Ending) error {
 	stopped := make(chan error, 1)
 	go func() { stopped <- server.Serve(listener) }()
 	select {
@@ -17,7 +25,14 @@ func Serve(ctx context.Context, server *http.Server, listener net.Listener, drai
 		return err
 	case <-ctx.Done():
 	}
-	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	late := time.NewTimer(end.Linger)
+	defer late.Stop()
+	select {
+	case err := <-stopped:
+		return err
+	case <-late.C:
+	}
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), end.Drain)
 	defer cancel()
 	err := server.Shutdown(within)
 	if errors.Is(err, context.DeadlineExceeded) {
