@@ -1,6 +1,5 @@
 # The seed's manifests with their placeholders filled in, the real SDKs, and who may do what.
 # shellcheck shell=bash
-check "helm refuses an unknown value" bash -c "$CLUSTER exec $CACHE/cluster/bin/helm.d/helm template x charts/sandgate --kube-version 1.36.0 --set nonsense=1 2>&1 | grep nonsense"
 check "helm test" helm test sandgate --timeout 120s
 check "the seed's SandboxSet applies" kubectl apply -f "$WORK/sandboxset.yaml"
 # The seed asks for 4 whole CPUs, which this machine may not have: what fits gets ready, the rest waits.
