@@ -148,7 +148,7 @@ var errNotOurs = errors.New("the mount is not there any more")
 func (n *Node) replace(e *entry) error {
 	ctx, cancel := n.within()
 	defer cancel()
-	unlock, err := n.locks.take(ctx, e.place())
+	unlock, err := n.locks.Take(ctx, e.place())
 	if err != nil {
 		return err
 	}

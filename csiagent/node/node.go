@@ -54,7 +54,7 @@ type Node struct {
 	config   Config
 	journal  journal
 	staging  string
-	locks    locks
+	locks    mount.Locks[place]
 	watchers sync.WaitGroup // one for each client that lives
 	carers   sync.WaitGroup // one for each volume that can hang
 	ctx      context.Context

@@ -39,7 +39,7 @@ func (n *Node) publishIf(ctx context.Context, m mount.Mount, wanted func(*entry)
 		return err
 	}
 	p := place{m.Container, m.Target}
-	unlock, err := n.locks.take(ctx, p)
+	unlock, err := n.locks.Take(ctx, p)
 	if err != nil {
 		return fmt.Errorf("%w: another request works on this target", mount.ErrUnavailable)
 	}
@@ -48,7 +48,7 @@ func (n *Node) publishIf(ctx context.Context, m mount.Mount, wanted func(*entry)
 		return nil
 	}
 	if m.Driver == mount.DriverEphemeral {
-		unlock, err := n.locks.take(ctx, volume(m.VolumeHandle))
+		unlock, err := n.locks.Take(ctx, volume(m.VolumeHandle))
 		if err != nil {
 			return fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
 		}

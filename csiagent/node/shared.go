@@ -111,7 +111,7 @@ func (n *Node) keepHeld(ctx context.Context, t Target, e *entry) {
 	if have != nil {
 		return
 	}
-	unlock, err := n.locks.take(ctx, volume(e.VolumeHandle))
+	unlock, err := n.locks.Take(ctx, volume(e.VolumeHandle))
 	if err != nil {
 		return
 	}
@@ -133,7 +133,7 @@ func (n *Node) hold(ctx context.Context, t Target, e *entry) {
 
 // leave takes away a mount of an ephemeral volume, and lets go of the volume with its last one.
 func (n *Node) leave(ctx context.Context, e *entry, take func(context.Context, *entry) error) error {
-	unlock, err := n.locks.take(ctx, volume(e.VolumeHandle))
+	unlock, err := n.locks.Take(ctx, volume(e.VolumeHandle))
 	if err != nil {
 		return fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
 	}

@@ -30,7 +30,7 @@ func (n *Node) Unpublish(ctx context.Context, id Identity) error {
 
 func (n *Node) unpublish(ctx context.Context, id Identity, take func(context.Context, *entry) error) error {
 	p := place{id.Container, id.Target}
-	unlock, err := n.locks.take(ctx, p)
+	unlock, err := n.locks.Take(ctx, p)
 	if err != nil {
 		return fmt.Errorf("%w: another request works on this target", mount.ErrUnavailable)
 	}

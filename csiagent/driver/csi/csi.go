@@ -42,7 +42,7 @@ type Driver struct {
 	config Config
 	conn   *grpc.ClientConn
 	book   book
-	locks  locks
+	locks  mount.Locks[string] // by the volume's handle: a plugin may refuse a call while another one about the same volume is under way
 	wake   chan struct{}
 	deaths atomic.Int32 // of the plugin, while it was asked for its controller
 }
@@ -105,7 +105,7 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.So
 	if err := d.end(ctx, at); err != nil {
 		return mount.Source{}, fmt.Errorf("%w: the driver has not let go of the volume that was at this target before", mount.ErrUnavailable)
 	}
-	unlock, err := d.locks.take(ctx, m.VolumeHandle)
+	unlock, err := d.locks.Take(ctx, m.VolumeHandle)
 	if err != nil {
 		return mount.Source{}, fmt.Errorf("%w: another request works on this volume", mount.ErrUnavailable)
 	}
@@ -227,7 +227,7 @@ func (d *Driver) endIf(ctx context.Context, at string, wanted func(record) bool)
 	if err != nil || !there {
 		return err
 	}
-	unlock, err := d.locks.take(ctx, was.Handle)
+	unlock, err := d.locks.Take(ctx, was.Handle)
 	if err != nil {
 		return fmt.Errorf("wait for the volume: %w", err)
 	}
