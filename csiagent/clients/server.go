@@ -5,15 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // Source starts clients and ends them. Its methods are those of the same names of node's Driver, Explainer and Renewer.
@@ -272,24 +275,15 @@ func (s *Server) sweep(ctx context.Context, dir string) {
 
 // await waits until every client has ended.
 func (s *Server) await(linger time.Duration) {
-	deadline := time.Now().Add(linger)
+	ctx, cancel := context.WithTimeout(context.Background(), linger)
+	defer cancel()
 	s.mu.Lock()
-	var all []*os.File
-	for _, f := range s.alive {
-		all = append(all, f)
-	}
+	all := slices.Collect(maps.Values(s.alive))
 	s.mu.Unlock()
 	for _, f := range all {
-		for {
-			left := time.Until(deadline)
-			if left <= 0 {
-				s.cfg.Log.Warn("a volume's client has not ended in time: last writes of the sandbox may be missing")
-				return
-			}
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, int(min(left, time.Second).Milliseconds())+1)
-			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
-				break
-			}
+		if !process.Wait(ctx, f) && ctx.Err() != nil { // else the agent has ended it meanwhile
+			s.cfg.Log.Warn("a volume's client has not ended in time: last writes of the sandbox may be missing")
+			return
 		}
 	}
 }

@@ -59,8 +59,8 @@ func (s *source) Explain(context.Context, mount.Process) error { return nil }
 
 func (s *source) Renew(context.Context, mount.Process, mount.Mount) error { return nil }
 
-// begin serves a source's clients until stop is called.
-func begin(t *testing.T) (s *source, d *clients.Driver, stop func()) {
+// begin serves a source's clients until stop is called, and then for linger.
+func begin(t *testing.T, linger time.Duration) (s *source, d *clients.Driver, stop func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: it mounts")
@@ -72,14 +72,14 @@ func begin(t *testing.T) (s *source, d *clients.Driver, stop func()) {
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	over := make(chan error, 1)
-	go func() { over <- server.Serve(ctx, 0) }()
+	go func() { over <- server.Serve(ctx, linger) }()
 	stop = func() { cancel(); require.NoError(t, <-over); over <- nil }
 	t.Cleanup(stop)
 	return s, d, stop
 }
 
 func TestAClientWhoseMountNobodyTakesIsEnded(t *testing.T) {
-	s, d, _ := begin(t)
+	s, d, _ := begin(t, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
 	go func() { _, err := d.Mount(ctx, mount.Mount{}, "/a"); failed <- err }()
@@ -108,11 +108,38 @@ func TestAServerThatHangsIsNotWaitedForByWhoOnlyLooks(t *testing.T) {
 }
 
 func TestAClientWhoseContainerHasEndedHasLostWhatItHad(t *testing.T) {
-	s, d, stop := begin(t)
+	s, d, stop := begin(t, 0)
 	close(s.proceed)
 	src, err := d.Mount(t.Context(), mount.Mount{}, "/a")
 	require.NoError(t, err)
 	require.NoError(t, src.Root.Close())
 	stop()
 	require.ErrorIs(t, d.Unmount(t.Context(), "", src.Client), mount.ErrUnavailable)
+}
+
+func TestAServerDoesNotWaitForClientsThatTheAgentHasEndedMeanwhile(t *testing.T) {
+	s, d, stop := begin(t, time.Hour)
+	close(s.proceed)
+	var all []mount.Process
+	for _, dir := range []string{"/a", "/b"} {
+		src, err := d.Mount(t.Context(), mount.Mount{}, dir)
+		require.NoError(t, err)
+		require.NoError(t, src.Root.Close())
+		<-s.asked
+		all = append(all, <-s.begun)
+	}
+	stopped := make(chan struct{})
+	go func() { stop(); close(stopped) }()
+	select {
+	case <-stopped:
+		require.Fail(t, "it waits for its clients")
+	case <-time.After(50 * time.Millisecond):
+	}
+	for _, p := range all {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		require.Error(t, d.Unmount(ctx, "", p), "it was killed")
+		cancel()
+		<-s.unmount
+	}
+	<-stopped
 }
