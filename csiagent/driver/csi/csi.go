@@ -124,6 +124,10 @@ func (d *Driver) Mount(ctx context.Context, m mount.Mount, dir string) (mount.So
 }
 
 func (d *Driver) mount(ctx context.Context, v volume, at string) (mount.Source, error) {
+	// What a plugin that hung has mounted here after it was told to take it back, it would take for this volume.
+	if err := d.book.clear(d.book.target(at)); err != nil {
+		return mount.Source{}, err
+	}
 	if err := d.patient(ctx, func() error { return d.bring(ctx, v, at) }); err != nil {
 		return mount.Source{}, d.refusal(ctx, err)
 	}

@@ -50,6 +50,7 @@ type plugin struct {
 	hold  map[string]chan struct{} // keeps such a call until it is closed
 	bare  bool                     // publishes nothing and says that it did
 	below bool                     // publishes the staging directory, in which nothing is
+	finds bool                     // publishes nothing where something is mounted
 	dies  func(context.Context)    // instead of saying what its controller can do
 }
 
@@ -157,6 +158,9 @@ func (p *plugin) NodePublishVolume(ctx context.Context, q *spec.NodePublishVolum
 	}
 	if err := os.Mkdir(q.GetTargetPath(), 0o755); err != nil && !os.IsExist(err) {
 		return nil, status.Error(codes.Internal, "the caller makes the parent")
+	}
+	if table, _ := os.ReadFile("/proc/self/mountinfo"); p.finds && strings.Contains(string(table), " "+q.GetTargetPath()+" ") {
+		return &spec.NodePublishVolumeResponse{}, nil
 	}
 	if p.below {
 		return &spec.NodePublishVolumeResponse{}, unix.Mount(q.GetStagingTargetPath(), q.GetTargetPath(), "", unix.MS_BIND, "")
@@ -608,6 +612,22 @@ func TestOneCallAtATimeIsUnderWayForAVolume(t *testing.T) {
 	for _, err := range errs {
 		require.NoError(t, err)
 	}
+	require.Empty(t, r.left())
+}
+
+// A plugin that hung may do after all what it was told to take back meanwhile, and says of what it finds mounted that it is done.
+func TestAVolumeThatComesTooLateIsNotTakenForTheNext(t *testing.T) {
+	r := newRig(t)
+	r.plugin.finds = true
+	target := filepath.Join(r.config.Dir, "places", "a", "mount")
+	require.NoError(t, os.MkdirAll(target, 0o700))
+	require.NoError(t, unix.Mount("late", target, "tmpfs", 0, ""))
+	require.NoError(t, os.WriteFile(filepath.Join(target, "another volume's"), nil, 0o600))
+	require.NoError(t, r.mount(t, volume(), "a"))
+	require.NoFileExists(t, filepath.Join(target, "another volume's"))
+	require.NoError(t, r.mount(t, volume(), "b"))
+	require.NoError(t, r.unmount(t, "a"))
+	require.NoError(t, r.unmount(t, "b"))
 	require.Empty(t, r.left())
 }
 
