@@ -20,8 +20,8 @@ const interrupted = "the agent ended while this volume was being mounted"
 // could not be taken over; the rest is.
 func (n *Node) Adopt(ctx context.Context) error {
 	errs := []error{n.sweep(ctx)}
-	pages, err := n.journal.read()
-	errs = append(errs, err)
+	pages, unread := n.journal.read()
+	errs = append(errs, unread)
 	adopted := make(chan error, len(pages))
 	var g errgroup.Group // one whose client or container keeps us waiting is not to keep the others
 	g.SetLimit(probesAtOnce)
@@ -40,7 +40,10 @@ func (n *Node) Adopt(ctx context.Context) error {
 	for err := range adopted {
 		errs = append(errs, err)
 	}
-	return errors.Join(append(errs, n.keep(ctx))...)
+	if unread == nil { // else what no record names may live
+		errs = append(errs, n.keep(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // keep tells drivers which mounts live.

@@ -254,6 +254,39 @@ func TestALaterProcessAdoptsWhatLivesAndForgetsTheRest(t *testing.T) {
 	require.Empty(t, w.Mounts(t.Context()), "mounts of a container that is gone are gone")
 }
 
+// keeper is a driver that is told which of its mounts live.
+type keeper struct {
+	node.Driver
+	kept [][]string
+}
+
+func (k *keeper) Keep(_ context.Context, dirs []string) error {
+	k.kept = append(k.kept, dirs)
+	return nil
+}
+
+func TestNoVolumeIsEndedAsNobodysWhileARecordCannotBeRead(t *testing.T) {
+	k := &keeper{}
+	w := newWorld(t, func(c *node.Config) {
+		k.Driver = c.Drivers[mount.DriverTmpfs]
+		c.Drivers[mount.DriverTmpfs] = k
+	})
+	require.NoError(t, w.Publish(t.Context(), memory("/data")))
+	record := w.files()[0]
+	require.NoError(t, os.Rename(record, record+".aside"))
+	require.NoError(t, os.Mkdir(record, 0o700))
+	w.restart()
+	require.ErrorContains(t, w.Adopt(t.Context()), "journal")
+	require.Empty(t, k.kept, "the mount may live")
+
+	require.NoError(t, os.Remove(record))
+	require.NoError(t, os.Rename(record+".aside", record))
+	w.restart()
+	require.NoError(t, w.Adopt(t.Context()))
+	require.Len(t, k.kept, 1)
+	require.Len(t, k.kept[0], 1)
+}
+
 func memory2(target string) mount.Mount {
 	m := memory(target)
 	m.VolumeHandle, m.Volume = "mem2-handle", "mem2"
