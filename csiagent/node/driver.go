@@ -57,7 +57,7 @@ type Sweeper interface {
 
 // Keeper is a Driver that has something for each of its mounts until Unmount, and writes that down for itself.
 type Keeper interface {
-	// Keep is called by Adopt, where that knows of all mounts, with a dir for each that lives: whatever the driver has for others is to be ended. It does not wait
-	// for storage.
+	// Keep is called by Adopt, where that knows of all mounts, with a dir for each that lives: whatever the driver has for others is to
+	// be ended. It does not wait for storage.
 	Keep(ctx context.Context, dirs []string) error
 }

@@ -67,10 +67,10 @@ func (p *past) String() string {
 // care looks at a volume that can hang as often as nobody else does, and replaces a client that has died or does not answer. Node.mu is
 // held. The goroutine ends with unwatch; Close waits for it.
 func (n *Node) care(e *entry) {
-	quit, ended := make(chan struct{}), make(chan struct{})
-	e.quit, e.ended = quit, ended
+	quit := make(chan struct{})
+	e.quit, e.wake = quit, make(chan struct{}, 1)
 	if e.dead != "" {
-		close(ended)
+		e.wake <- struct{}{}
 	}
 	n.carers.Go(func() {
 		timer := n.config.Clock.NewTimer(n.config.LookEvery)
@@ -80,8 +80,7 @@ func (n *Node) care(e *entry) {
 			select {
 			case <-quit:
 				return
-			case <-ended:
-				ended = nil // from here on the timer tells
+			case <-e.wake:
 			case <-timer.C():
 				n.follow(e)
 				if n.due(e) {
@@ -89,7 +88,7 @@ func (n *Node) care(e *entry) {
 				}
 			}
 			next := n.config.LookEvery
-			if ended == nil || n.stuck(e) {
+			if n.broken(e) {
 				if wait := n.heal(e, tries); wait > 0 {
 					next = wait
 				}
@@ -154,9 +153,9 @@ func (n *Node) replace(e *entry) error {
 	}
 	defer unlock()
 	n.mu.Lock()
-	m, dead := e.asked, e.dead != ""
+	m := e.asked
 	n.mu.Unlock()
-	if n.at(e.place()) != e || !n.there(ctx, e) || !dead && !n.stuck(e) {
+	if n.at(e.place()) != e || !n.there(ctx, e) || !n.broken(e) {
 		return errNotOurs
 	}
 	r, err := newRecord(m)

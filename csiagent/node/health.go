@@ -148,9 +148,9 @@ func (n *Node) read(ctx context.Context, e *entry) Health {
 	return Health{Verdict: VerdictLive}
 }
 
-// stuck says whether e's client has not answered for so long that another one is to take its place.
-func (n *Node) stuck(e *entry) bool {
+// broken says whether e is dead, or its client has not answered for so long that another one is to take its place.
+func (n *Node) broken(e *entry) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return e.Client.PID != 0 && !e.look.hung.IsZero() && n.config.Clock.Since(e.look.hung) >= n.config.HungAfter
+	return e.dead != "" || e.Client.PID != 0 && !e.look.hung.IsZero() && n.config.Clock.Since(e.look.hung) >= n.config.HungAfter
 }

@@ -80,7 +80,7 @@ type entry struct {
 	asked   mount.Mount // with its secrets, in memory only; without a Driver when an earlier process was asked
 	dead    string      // why it does not work any more, for the caller to read
 	process *os.File
-	ended   chan struct{} // closed when it is dead; nil for what nobody cares for
+	wake    chan struct{} // has something in it once it is dead; nil for what nobody cares for
 	quit    chan struct{} // closed when nobody is to care any more
 	look    look
 }

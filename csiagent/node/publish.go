@@ -137,10 +137,7 @@ func (n *Node) renew(ctx context.Context, e *entry, m mount.Mount) error {
 
 // works is the quick look of a repeated publish: mounted, and its client alive. Whether it answers, Mounts says.
 func (n *Node) works(ctx context.Context, e *entry) bool {
-	n.mu.Lock()
-	dead := e.dead != ""
-	n.mu.Unlock()
-	if dead || (e.Client.PID != 0 && !n.serves(ctx, e)) || n.stuck(e) {
+	if n.broken(e) || (e.Client.PID != 0 && !n.serves(ctx, e)) {
 		return false
 	}
 	t, err := n.target(ctx, e)

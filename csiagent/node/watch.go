@@ -62,10 +62,11 @@ func (e *entry) die(why string) {
 		_ = e.process.Close()
 		e.process = nil
 	}
-	if e.dead == "" && e.ended != nil {
-		close(e.ended)
-	}
 	e.dead = why
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
 }
 
 // lookTimeout bounds the look at a container after a client has ended.
