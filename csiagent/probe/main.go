@@ -22,20 +22,28 @@ const (
 )
 
 // Main is the probe process: args are what follows the Prober's Command, the directory is descriptor 3. It returns the exit
-// code: 0, an errno, or one of its own.
+// code: 0, an errno, or one of its own. The Prober holds the other end of its input: when that is closed the process ends at once.
 func Main(args []string) int {
 	dir := os.NewFile(inherited, "probed")
-	switch {
-	case dir == nil || len(args) == 0:
+	if dir == nil || len(args) == 0 {
 		return exitUsage
-	case args[0] == actRead && len(args) == 2:
-		return code(Direct(dir, args[1]))
-	case args[0] == actSync && len(args) == 1:
-		return code(flush(dir))
-	case args[0] == actSeal && len(args) == 1:
-		return code(seal(dir))
 	}
-	return exitUsage
+	var act func() error
+	switch {
+	case args[0] == actRead && len(args) == 2:
+		act = func() error { return Direct(dir, args[1]) }
+	case args[0] == actSync && len(args) == 1:
+		act = func() error { return flush(dir) }
+	case args[0] == actSeal && len(args) == 1:
+		act = func() error { return seal(dir) }
+	default:
+		return exitUsage
+	}
+	go func() { // ends with the process
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		os.Exit(exitUsage)
+	}()
+	return code(act())
 }
 
 // Direct is what a probe process does, in this one: for file systems with nobody behind them who could hang.

@@ -86,6 +86,9 @@ func (p *Prober) run(ctx context.Context, dir *os.File, args ...string) error {
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{dir}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if _, err := cmd.StdinPipe(); err != nil { // closed with this process, which may be killed before it kills the other one
+		return fmt.Errorf("start probe: %w", err)
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start probe: %w", err)
 	}

@@ -2,6 +2,7 @@ package probe_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -23,6 +24,11 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "probe" {
 		os.Exit(probe.Main(os.Args[2:]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == "ask" {
+		dir, _ := os.OpenFile(os.Args[2], unix.O_PATH|unix.O_DIRECTORY, 0)
+		_ = prober().Sync(context.Background(), dir)
+		os.Exit(1)
 	}
 	if len(os.Args) > 2 && os.Args[1] == "serve" {
 		os.Exit(serve(os.Args[2]))
@@ -147,14 +153,42 @@ func TestAFileSystemThatDoesNotAnswerHoldsOneProcess(t *testing.T) {
 // children are the processes that this one has and has not waited for.
 func children(t *testing.T) int {
 	t.Helper()
-	tasks, err := filepath.Glob("/proc/self/task/*/children")
+	return len(childrenOf(t, os.Getpid()))
+}
+
+func childrenOf(t *testing.T, pid int) (out []string) {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	require.NoError(t, err)
-	n := 0
 	for _, task := range tasks {
 		text, _ := os.ReadFile(task) // of one that ended meanwhile there are none
-		n += len(strings.Fields(string(text)))
+		out = append(out, strings.Fields(string(text))...)
 	}
-	return n
+	return out
+}
+
+// A process that is killed cannot kill those that it has started.
+func TestAProcessEndsWithTheOneThatHasStartedIt(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = fuse.Close() }) // of whom nobody takes a request
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("test", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd())))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	asks := exec.Command("/proc/self/exe", "ask", dir)
+	require.NoError(t, asks.Start())
+	t.Cleanup(func() { _ = asks.Process.Kill(); _ = asks.Wait() })
+	var all []string
+	require.Eventually(t, func() bool { all = childrenOf(t, asks.Process.Pid); return len(all) == 1 }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, asks.Process.Kill())
+	_ = asks.Wait()
+	require.Eventually(t, func() bool {
+		_, err := os.Stat("/proc/" + all[0])
+		return os.IsNotExist(err)
+	}, 10*time.Second, 5*time.Millisecond)
 }
 
 func TestAnEndedContextStartsNoProcess(t *testing.T) {
