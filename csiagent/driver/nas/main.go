@@ -3,6 +3,7 @@ package nas
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"path"
 	"runtime"
 	"strings"
@@ -29,6 +30,7 @@ func serve(mount mounter) int {
 	if err != nil || json.Unmarshal(buf[:n], &t) != nil {
 		return 2
 	}
+	go orphaned()
 	var ans answer
 	var rights []byte
 	if fd, err := provide(t, mount); err != nil {
@@ -44,6 +46,16 @@ func serve(mount mounter) int {
 		return 1
 	}
 	return 0
+}
+
+// orphaned ends this process when whoever holds the other end of its socket has ended: nobody else would, while the kernel waits for a server.
+func orphaned() {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: inherited}}, -1) // a hang-up is always told
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			os.Exit(1)
+		}
+	}
 }
 
 // fault is an errno with the place where it turned up.

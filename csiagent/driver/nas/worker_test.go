@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,7 +30,10 @@ func TestMain(m *testing.M) {
 		case "squashed":
 			os.Exit(serve(squashed))
 		case "hung":
-			os.Exit(serve(func(task, string) (int, error) { return -1, unix.Pause() }))
+			os.Exit(serve(silent))
+		case "asks":
+			_, _, _ = run(context.Background(), []string{"/proc/self/exe", "hung"}, task{Path: os.Args[2]})
+			os.Exit(1)
 		case "dead":
 			os.Exit(1)
 		case "fenced":
@@ -44,7 +49,16 @@ func directory(_ task, path string) (int, error) {
 	return fd, failed(stepMount, "", err)
 }
 
-// squashed is such a server that takes root for nobody.
+// silent is a server that never answers. It leaves the number of the process that asks at the path.
+func silent(_ task, path string) (int, error) {
+	_ = os.WriteFile(path+".new", []byte(strconv.Itoa(os.Getpid())), 0o600)
+	_ = os.Rename(path+".new", path)
+	for {
+		_ = unix.Pause()
+	}
+}
+
+// squashed is a server of directories that takes root for nobody.
 func squashed(t task, path string) (int, error) {
 	fd, err := directory(t, path)
 	if err == nil {
@@ -231,6 +245,30 @@ func TestAProcessThatHangsIsKilledAtItsDeadlineAndOneThatDiesIsTold(t *testing.T
 	_, _, err = run(t.Context(), []string{"/proc/self/exe", "dead"}, task{})
 	require.Error(t, err)
 	require.NotErrorIs(t, err, errHung)
+}
+
+// A process that is killed cannot kill those that it has started.
+func TestAProcessEndsWithTheOneThatHasStartedIt(t *testing.T) {
+	needRoot(t)
+	at := t.TempDir() + "/pid"
+	asks := exec.Command("/proc/self/exe", "asks", at)
+	require.NoError(t, asks.Start())
+	t.Cleanup(func() { _ = asks.Process.Kill(); _ = asks.Wait() })
+	var pid []byte
+	require.Eventually(t, func() (there bool) {
+		var err error
+		pid, err = os.ReadFile(at)
+		return err == nil
+	}, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, asks.Process.Kill())
+	_ = asks.Wait()
+	require.Eventually(t, func() bool { return !strings.Contains(commandOf(string(pid)), "hung") }, 10*time.Second, 5*time.Millisecond)
+}
+
+// commandOf is a process's command line, empty once it has ended.
+func commandOf(pid string) string {
+	line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+	return string(line)
 }
 
 func TestAKernelWithoutNFSIsToldByItsModule(t *testing.T) {
