@@ -68,16 +68,6 @@ func Direct(dir *os.File, fstype string) error {
 	return nil
 }
 
-// Remote says whether a server or a client process answers for the file system of dir, so that a read of it can hang. What it
-// does not know, it takes for remote.
-func Remote(dir *os.File) (bool, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		return true, fmt.Errorf("statfs: %w", err)
-	}
-	return !local[int64(st.Type)], nil //nolint:unconvert // its width differs by architecture
-}
-
 func flush(dir *os.File) error {
 	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -126,18 +116,4 @@ var magics = map[string]int64{
 	"fuse":  unix.FUSE_SUPER_MAGIC,
 	"nfs":   unix.NFS_SUPER_MAGIC,
 	"tmpfs": unix.TMPFS_MAGIC,
-}
-
-// local are the file systems that the kernel serves from this machine's own memory and disks.
-var local = map[int64]bool{
-	unix.BTRFS_SUPER_MAGIC:     true,
-	unix.EROFS_SUPER_MAGIC_V1:  true,
-	unix.EXT4_SUPER_MAGIC:      true,
-	unix.F2FS_SUPER_MAGIC:      true,
-	unix.OVERLAYFS_SUPER_MAGIC: true,
-	unix.RAMFS_MAGIC:           true,
-	unix.SQUASHFS_MAGIC:        true,
-	unix.TMPFS_MAGIC:           true,
-	unix.XFS_SUPER_MAGIC:       true,
-	0x2fc12fc1:                 true, // zfs
 }

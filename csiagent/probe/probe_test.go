@@ -204,12 +204,3 @@ func TestACommandThatIsNoProbeIsNotTakenForAGoodRead(t *testing.T) {
 	require.Error(t, (&probe.Prober{}).Read(t.Context(), open(t, t.TempDir()), ""))
 	require.Equal(t, 253, probe.Main([]string{"write"}))
 }
-
-func TestOnlyTheMachinesOwnFileSystemsAreLocal(t *testing.T) {
-	remote, err := probe.Remote(open(t, "/dev/shm"))
-	require.NoError(t, err)
-	require.False(t, remote, "tmpfs")
-	remote, err = probe.Remote(open(t, "/proc"))
-	require.NoError(t, err)
-	require.True(t, remote, "what is not in the list is probed in a process")
-}
