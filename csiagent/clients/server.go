@@ -193,16 +193,18 @@ func (s *Server) mount(ctx context.Context, r request, a *answer) (*os.File, err
 	defer func() { _ = src.Root.Close() }()
 	fd, err := unix.OpenTree(int(src.Root.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	bare()
+	tree := os.NewFile(uintptr(fd), "tree") // nil when there is none
 	if err == nil {
 		err = s.keep(r.Dir, src.Client)
 	}
 	if err != nil {
+		_ = tree.Close()
 		over, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		cancel()
 		return nil, errors.Join(err, s.cfg.Source.Unmount(over, dir, src.Client))
 	}
 	a.SubPath, a.FSType, a.Client, a.StoresOnClose = src.SubPath, src.FSType, src.Client, src.StoresOnClose
-	return os.NewFile(uintptr(fd), "tree"), nil
+	return tree, nil
 }
 
 // keep watches a client until it ends.

@@ -27,6 +27,7 @@ type source struct {
 	proceed chan struct{} // closed: go on
 	begun   chan mount.Process
 	unmount chan mount.Process
+	brief   bool // clients end at once
 }
 
 func (s *source) Mount(_ context.Context, _ mount.Mount, dir string) (mount.Source, error) {
@@ -42,6 +43,10 @@ func (s *source) Mount(_ context.Context, _ mount.Mount, dir string) (mount.Sour
 	client := exec.Command("sleep", "60")
 	if err := client.Start(); err != nil {
 		return mount.Source{}, err
+	}
+	if s.brief {
+		_ = client.Process.Kill()
+		_ = client.Wait()
 	}
 	s.t.Cleanup(func() { _ = client.Process.Kill(); _ = client.Wait() })
 	p := mount.Process{PID: client.Process.Pid, Start: 1}
@@ -142,4 +147,27 @@ func TestAServerDoesNotWaitForClientsThatTheAgentHasEndedMeanwhile(t *testing.T)
 		<-s.unmount
 	}
 	<-stopped
+}
+
+func TestAClientThatEndsAtOnceLeavesNothingOpen(t *testing.T) {
+	s, d, _ := begin(t, 0)
+	s.brief = true
+	close(s.proceed)
+	trees := func() (n int) {
+		all, _ := filepath.Glob("/proc/self/fd/*")
+		for _, fd := range all {
+			if at, _ := os.Readlink(fd); at == "/" { // where a tree is that is mounted nowhere
+				n++
+			}
+		}
+		return n
+	}
+	before := trees()
+	for range 3 {
+		_, err := d.Mount(t.Context(), mount.Mount{}, "/a")
+		require.ErrorIs(t, err, mount.ErrUnavailable)
+		<-s.asked
+		require.Equal(t, <-s.begun, <-s.unmount)
+	}
+	require.Equal(t, before, trees())
 }
