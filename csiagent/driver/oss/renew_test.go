@@ -3,12 +3,14 @@ package oss
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -327,4 +329,37 @@ func TestAnExpiredTokenIsRefusedBeforeAClientIsStarted(t *testing.T) {
 	require.NoError(t, Check(m, local))
 	m.Attributes["sigVersion"] = "v1"
 	require.ErrorContains(t, Check(m, local), "sigVersion")
+}
+
+// A room is known to this process by the number of a descriptor, which another one may have by the time that its socket is closed.
+func TestTheEndOfASignerTouchesNoOtherRoom(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes a file system")
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // the next one is made before the last one notices its end
+	begin := func() (*signer, room) {
+		r, err := newRoom()
+		require.NoError(t, err)
+		s, err := newSigner(r, origin{Scheme: "http", Host: "localhost", Bucket: "data"}, credentials{id: "AK", secret: "SK"}, nil, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+		return s, r
+	}
+	same := 0
+	for range 100 {
+		other, err := os.Open(os.DevNull) // makes room for what the next one needs first
+		require.NoError(t, err)
+		s, last := begin()
+		number := last.dir.Fd()
+		require.NoError(t, other.Close())
+		s.close()
+		s, r := begin()
+		runtime.Gosched()
+		if number == r.dir.Fd() {
+			same++
+		}
+		_, err = os.Lstat(r.path(socketName))
+		require.NoError(t, err)
+		s.close()
+	}
+	require.Positive(t, same, "else this shows nothing")
 }

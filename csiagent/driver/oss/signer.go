@@ -93,6 +93,7 @@ func newSigner(r room, to origin, keys credentials, dial dialFunc, logger *slog.
 	if err != nil {
 		return nil, errors.New("listen for the FUSE client: " + plain(err))
 	}
+	listener.SetUnlinkOnClose(false) // by then another room may have the number that its path is made of
 	s.transport = &http.Transport{
 		DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 5 * time.Second,
 		ResponseHeaderTimeout: 60 * time.Second,
