@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
@@ -46,10 +47,12 @@ func (d *Driver) signIn(ctx context.Context, v *volume) error {
 type refreshing struct {
 	holder
 	stop context.CancelFunc
+	over *sync.WaitGroup
 }
 
 func (r refreshing) close() {
 	r.stop()
+	r.over.Wait() // it may be writing to what is closed now
 	r.holder.close()
 }
 
@@ -62,7 +65,8 @@ const (
 // refresh exchanges before two thirds of a token's time are over.
 func (d *Driver) refresh(v volume, h holder) holder {
 	ctx, stop := context.WithCancel(context.Background())
-	go func() { // ends with close
+	over := &sync.WaitGroup{}
+	over.Go(func() { // ends with close
 		next := due(v.keys)
 		for {
 			timer := time.NewTimer(next)
@@ -81,8 +85,8 @@ func (d *Driver) refresh(v volume, h holder) holder {
 				next = again
 			}
 		}
-	}()
-	return refreshing{h, stop}
+	})
+	return refreshing{h, stop, over}
 }
 
 func due(c credentials) time.Duration {

@@ -1,6 +1,7 @@
 package oss
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -61,4 +62,42 @@ func (w world) with(c Config) world {
 	c.Logger = w.config.Logger
 	w.Driver = New(c)
 	return w
+}
+
+// slow is a token service that answers when the test lets it, and the holder that it is asked for.
+type slow struct {
+	asked, proceed chan struct{}
+	closed, late   atomic.Bool
+}
+
+func (s *slow) Exchange(context.Context, Role) (mount.Secret, error) {
+	s.asked <- struct{}{}
+	<-s.proceed
+	return mount.Secret{"AccessKeyId": "A", "AccessKeySecret": "S", "SecurityToken": "T"}, nil
+}
+
+func (s *slow) replace(context.Context, credentials) error {
+	s.late.Store(s.closed.Load())
+	return nil
+}
+
+func (s *slow) trouble() error { return nil }
+
+func (s *slow) close() { s.closed.Store(true) }
+
+// The room's number may be another client's by then.
+func TestNoCredentialsAreWrittenToARoomThatIsClosed(t *testing.T) {
+	s := &slow{asked: make(chan struct{}), proceed: make(chan struct{})}
+	d := New(Config{Identity: s})
+	h := d.refresh(volume{role: Role{"a", "b"}, keys: credentials{expires: time.Now()}}, s)
+	<-s.asked
+	closed := make(chan struct{})
+	go func() { h.close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(s.proceed)
+	<-closed
+	require.Never(t, s.late.Load, 50*time.Millisecond, 5*time.Millisecond)
 }
