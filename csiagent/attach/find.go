@@ -25,7 +25,7 @@ func slash() (int, error) {
 }
 
 // parent opens the directory that holds the last component of rel, name. Those above are opened by next.
-func parent(rel string, next opener) (dir int, name string, err error) {
+func parent(rel string, next subdir.Opener) (dir int, name string, err error) {
 	root, err := slash()
 	if err != nil {
 		return -1, "", err

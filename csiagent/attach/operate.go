@@ -74,7 +74,7 @@ func place(rel string, o AttachOptions) (int, error) {
 	}
 	dir := -1
 	if err == nil || errors.Is(err, unix.ENOENT) {
-		dir, err = step(above, name, plain(0o555))
+		dir, err = subdir.Step(above, name, plain(0o555))
 	}
 	if err != nil {
 		return -1, fault(fmt.Sprintf("%q", name), err)
@@ -94,7 +94,7 @@ func place(rel string, o AttachOptions) (int, error) {
 }
 
 // plain opens directories and makes the missing ones with a mode.
-func plain(mode uint32) opener {
+func plain(mode uint32) subdir.Opener {
 	return func(dir int, name string) (int, error) {
 		fd, err := existing(dir, name)
 		if !errors.Is(err, unix.ENOENT) {

@@ -38,7 +38,7 @@ type Tree struct {
 // or from it, and mounts below root are not part of it. The volume answers for the time it takes: probe it first.
 func Clone(root *os.File, o CloneOptions) (*Tree, error) {
 	defer runtime.KeepAlive(root)
-	next := opener(existing)
+	next := subdir.Opener(existing)
 	if o.MakeSubPath && !o.ReadOnly {
 		next = subdir.Maker{Owner: o.Owner, Mode: 0o755, Resolve: subdir.Strict}.Open
 	}

@@ -4,42 +4,23 @@ package attach
 
 import (
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sandgate-dev/sandgate/csiagent/mount/subdir"
 )
 
-// opener opens the directory name of dir, O_PATH.
-type opener func(dir int, name string) (int, error)
-
 func existing(dir int, name string) (int, error) {
 	return subdir.Open(dir, name, unix.O_PATH, subdir.Strict)
 }
 
-// walk opens the directory rel, which is relative to dir, one component after the other by next. The caller owns dir and the result.
-func walk(dir int, rel string, next opener) (int, error) {
-	cur, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) // opening "." would ask the file system
-	if err != nil || rel == "" {
-		return cur, err
+// walk is subdir.Walk with errors of this package.
+func walk(dir int, rel string, next subdir.Opener) (int, error) {
+	fd, name, err := subdir.Walk(dir, rel, next)
+	if err != nil {
+		return -1, fault(fmt.Sprintf("%q", name), err)
 	}
-	for name := range strings.SplitSeq(rel, "/") {
-		fd, err := step(cur, name, next)
-		closeFD(cur)
-		if err != nil {
-			return -1, fault(fmt.Sprintf("%q", name), err)
-		}
-		cur = fd
-	}
-	return cur, nil
-}
-
-func step(dir int, name string, next opener) (int, error) {
-	if name == "" || name == "." || name == ".." {
-		return -1, unix.EXDEV
-	}
-	return next(dir, name)
+	return fd, nil
 }
 
 // identity is the mount that fd is in, by an ID that is never used twice where the kernel has one (6.8), and whether fd is

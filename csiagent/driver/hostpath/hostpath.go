@@ -225,16 +225,8 @@ func beneath(top *os.File, rel string) (int, error) {
 // makeAll is beneath, one component after the other. Those that are missing are made for owner.
 func makeAll(top *os.File, rel string, owner mount.Owner) (int, error) {
 	mk := subdir.Maker{Owner: owner, Mode: 0o755, Resolve: resolve}
-	at, err := beneath(top, ".")
-	for _, name := range strings.Split(rel, "/")[1:] { // the first is the prefix itself
-		if err != nil {
-			break
-		}
-		dir := at
-		at, err = mk.Open(dir, name)
-		_ = unix.Close(dir)
-	}
-	return at, err
+	fd, _, err := subdir.Walk(int(top.Fd()), strings.TrimPrefix(strings.TrimPrefix(rel, "."), "/"), mk.Open)
+	return fd, err
 }
 
 // explain says what happened without the path.

@@ -170,9 +170,9 @@ func TestAMissingDirectoryIsMadeWhenTheVolumeSaysSo(t *testing.T) {
 		t.Skip("needs root: it gives directories to another user")
 	}
 	top := t.TempDir()
-	mkdir(t, top, "old")
+	mkdir(t, top, ".old")
 	d := driver(t, top)
-	m := volume(filepath.Join(top, "old", "new", "deep"))
+	m := volume(filepath.Join(top, ".old", "new", "deep"))
 	m.Owner = mount.Owner{UID: 1000, GID: 1001}
 	m.Attributes["type"] = "DirectoryOrCreate"
 
@@ -184,7 +184,7 @@ func TestAMissingDirectoryIsMadeWhenTheVolumeSaysSo(t *testing.T) {
 	src, err := d.Mount(t.Context(), m, "")
 	require.NoError(t, err)
 	require.NoError(t, src.Root.Close())
-	for p, uid := range map[string]uint32{"old": 0, "old/new": 1000, "old/new/deep": 1000} {
+	for p, uid := range map[string]uint32{".old": 0, ".old/new": 1000, ".old/new/deep": 1000} {
 		var st unix.Stat_t
 		require.NoError(t, unix.Stat(filepath.Join(top, p), &st))
 		require.Equal(t, uid, st.Uid, p)

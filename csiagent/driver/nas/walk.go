@@ -2,7 +2,6 @@ package nas
 
 import (
 	"errors"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -21,19 +20,11 @@ func (t task) open(dir int, name string) (int, error) {
 
 // walk opens the directory rel of dir for t, one component after the other.
 func walk(dir int, rel string, t task) (int, error) {
-	cur, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) // opening "." would ask the server
-	if err != nil || rel == "" {
-		return cur, failed(stepWalk, "", err)
+	fd, name, err := subdir.Walk(dir, rel, t.open)
+	if err != nil {
+		return -1, failed(stepOf(err), name, err)
 	}
-	for _, name := range strings.Split(rel, "/") {
-		next, err := t.open(cur, name)
-		_ = unix.Close(cur)
-		if err != nil {
-			return -1, failed(stepOf(err), name, err)
-		}
-		cur = next
-	}
-	return cur, nil
+	return fd, nil
 }
 
 func stepOf(err error) step {

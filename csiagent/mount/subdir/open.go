@@ -4,6 +4,7 @@ package subdir
 
 import (
 	"errors"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,6 +22,35 @@ func Open(dir int, name string, flags, resolve uint64) (int, error) {
 			return fd, err
 		}
 	}
+}
+
+// Opener opens the directory name of dir, as a Maker does.
+type Opener func(dir int, name string) (int, error)
+
+// Walk opens the directory rel of dir, one component after the other by next; dir itself when rel is empty. With an error it returns the
+// component that is wrong. The caller owns dir and the result.
+func Walk(dir int, rel string, next Opener) (fd int, at string, err error) {
+	cur, err := unix.FcntlInt(uintptr(dir), unix.F_DUPFD_CLOEXEC, 0) // opening "." would ask the file system
+	if err != nil || rel == "" {
+		return cur, "", err
+	}
+	for name := range strings.SplitSeq(rel, "/") {
+		fd, err := Step(cur, name, next)
+		closeFD(cur)
+		if err != nil {
+			return -1, name, err
+		}
+		cur = fd
+	}
+	return cur, "", nil
+}
+
+// Step is next for a name that stays in dir.
+func Step(dir int, name string, next Opener) (int, error) {
+	if name == "" || name == "." || name == ".." {
+		return -1, unix.EXDEV
+	}
+	return next(dir, name)
 }
 
 // Empty says whether dir has no entries.

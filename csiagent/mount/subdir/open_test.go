@@ -33,3 +33,23 @@ func TestADirectoryIsOpenedBeneathTheOneAboveAndThroughNoLink(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bare)
 }
+
+func TestAPathIsWalkedByItsComponentsAndNeverUp(t *testing.T) {
+	top := t.TempDir()
+	require.NoError(t, os.MkdirAll(top+"/in/a/b", 0o755))
+	dir, err := unix.Open(top+"/in", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer closeFD(dir)
+	next := func(dir int, name string) (int, error) { return Open(dir, name, unix.O_PATH, Strict) }
+	for rel, want := range map[string]struct {
+		at  string
+		err error
+	}{
+		"": {}, "a": {}, "a/b": {}, "a/missing/b": {"missing", unix.ENOENT}, "a/..": {"..", unix.EXDEV}, "./a": {".", unix.EXDEV}, "a//b": {"", unix.EXDEV},
+	} {
+		fd, at, err := Walk(dir, rel, next)
+		require.ErrorIs(t, err, want.err, rel)
+		require.Equal(t, want.at, at, rel)
+		closeFD(fd)
+	}
+}
