@@ -51,6 +51,7 @@ type plugin struct {
 	bare  bool                     // publishes nothing and says that it did
 	below bool                     // publishes the staging directory, in which nothing is
 	finds bool                     // publishes nothing where something is mounted
+	mute  error                    // its answer once it has published
 	dies  func(context.Context)    // instead of saying what its controller can do
 }
 
@@ -170,7 +171,7 @@ func (p *plugin) NodePublishVolume(ctx context.Context, q *spec.NodePublishVolum
 	} else if p.bare {
 		_ = unix.Unmount(q.GetTargetPath(), unix.MNT_DETACH)
 	}
-	return &spec.NodePublishVolumeResponse{}, nil
+	return &spec.NodePublishVolumeResponse{}, p.mute
 }
 
 func (p *plugin) NodeUnpublishVolume(ctx context.Context, q *spec.NodeUnpublishVolumeRequest) (*spec.NodeUnpublishVolumeResponse, error) {
@@ -612,6 +613,15 @@ func TestOneCallAtATimeIsUnderWayForAVolume(t *testing.T) {
 	for _, err := range errs {
 		require.NoError(t, err)
 	}
+	require.Empty(t, r.left())
+}
+
+func TestWhatWasPublishedInOneTryIsTakenBackAfterAnotherOne(t *testing.T) {
+	r := newRig(t, stages)
+	r.plugin.mute = status.Error(codes.Unavailable, "the connection is lost")
+	r.plugin.fail["stage"] = []error{nil, status.Error(codes.Internal, "not this time")}
+	require.ErrorIs(t, r.mount(t, volume(), "a"), mount.ErrUnavailable)
+	require.Equal(t, "stage publish stage unpublish unstage", r.plugin.did())
 	require.Empty(t, r.left())
 }
 

@@ -99,6 +99,11 @@ func (d *Driver) bring(ctx context.Context, v volume, at string) error {
 	if err := d.alike(at, r); err != nil {
 		return err
 	}
+	was, _, err := d.book.read(at)
+	if err != nil {
+		return err
+	}
+	r.Staged, r.Published = r.Staged || was.Staged, was.Published // in an earlier try
 	if err := d.book.begin(at, r); err != nil {
 		return err
 	}
