@@ -11,13 +11,14 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/sandgate-dev/sandgate/csiagent/accept"
 )
 
 // ServerConfig is what a Server needs; every field is required.
@@ -118,37 +119,16 @@ func (s *Server) accept(ctx context.Context, l net.Listener, ours, strangers *qu
 	var hands sync.WaitGroup
 	defer hands.Wait()
 	for {
-		raw, err := l.Accept()
+		raw, err := accept.Next(ctx, l)
 		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = raw.Close()
-			}
+		case errors.Is(err, accept.ErrOver):
 			return nil
-		case passing(err):
-			rest(ctx)
-			continue
 		case err != nil:
 			return fmt.Errorf("channel: %w", err)
 		}
 		if c := s.strangers.let(raw); c != nil {
 			hands.Go(func() { s.greet(ctx, c, ours, strangers) })
 		}
-	}
-}
-
-// passing says whether accepting may go on after err: somebody took the descriptors, or left.
-func passing(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) ||
-		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
-}
-
-func rest(ctx context.Context) {
-	wait := time.NewTimer(100 * time.Millisecond)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-	case <-ctx.Done():
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sandgate-dev/sandgate/csiagent/accept"
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
 	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
@@ -81,14 +82,15 @@ func (s *Server) Serve(ctx context.Context, linger time.Duration) error {
 		_ = s.listener.Close()
 	}()
 	for {
-		c, err := s.listener.AcceptUnix()
-		if serving.Err() != nil {
+		conn, err := accept.Next(serving, s.listener)
+		switch {
+		case errors.Is(err, accept.ErrOver):
 			s.calls.Wait()
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("clients: %w", err)
 		}
+		c := conn.(*net.UnixConn)
 		s.calls.Go(func() {
 			defer func() { _ = c.Close() }()
 			if !ours(c) {

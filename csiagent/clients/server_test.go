@@ -171,3 +171,33 @@ func TestAClientThatEndsAtOnceLeavesNothingOpen(t *testing.T) {
 	}
 	require.Equal(t, before, trees())
 }
+
+func TestAServerLivesOnWhileThereAreNoDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	server, err := clients.Listen(clients.Config{Socket: filepath.Join(dir, "s"), Dir: filepath.Join(dir, "clients"), Source: &source{t: t}, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	c, err := net.Dial("unix", filepath.Join(dir, "s"))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	none := limit
+	none.Cur = 3
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &none))
+	ctx, cancel := context.WithCancel(context.Background())
+	over := make(chan error, 1)
+	go func() { over <- server.Serve(ctx, 0) }()
+	select {
+	case err = <-over:
+	case <-time.After(50 * time.Millisecond):
+	}
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, err, "with it all volumes would end")
+	_, err = c.Write([]byte(`{"do":"explain"}` + "\n"))
+	require.NoError(t, err)
+	n, err := c.Read(make([]byte, 100))
+	require.NoError(t, err)
+	require.Positive(t, n)
+	cancel()
+	require.NoError(t, <-over)
+}

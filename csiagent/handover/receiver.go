@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/sandgate-dev/sandgate/csiagent/accept"
 	"github.com/sandgate-dev/sandgate/csiagent/attach"
 	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
@@ -95,23 +96,17 @@ func (r *Receiver) Serve(ctx context.Context) error {
 func (r *Receiver) accept(ctx context.Context, group *errgroup.Group) error {
 	pending := make(chan struct{}, r.cfg.Pending)
 	for {
-		c, err := r.socket.AcceptUnix()
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = c.Close()
-			}
+		conn, err := accept.Next(ctx, r.socket)
+		switch {
+		case errors.Is(err, accept.ErrOver):
 			return nil
-		}
-		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
-			rest(ctx)
-			continue
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("accept hand-over: %w", err)
 		}
+		c := conn.(*net.UnixConn)
 		if r.State().Ready {
 			r.refuse(c, ErrTaken)
-			rest(ctx)
+			accept.Rest(ctx)
 			continue
 		}
 		select {
@@ -122,19 +117,8 @@ func (r *Receiver) accept(ctx context.Context, group *errgroup.Group) error {
 			})
 		default:
 			r.refuse(c, errCrowded)
-			rest(ctx)
+			accept.Rest(ctx)
 		}
-	}
-}
-
-// rest follows what did not become a hand-over: descriptors may become free, and a container that connects without end should
-// not keep the agent busy.
-func rest(ctx context.Context) {
-	wait := time.NewTimer(100 * time.Millisecond)
-	defer wait.Stop()
-	select {
-	case <-wait.C:
-	case <-ctx.Done():
 	}
 }
 
@@ -145,7 +129,7 @@ func (r *Receiver) serve(ctx context.Context, c *net.UnixConn, decided func()) {
 	ns, err := r.take(c)
 	if err != nil {
 		r.refuse(c, err)
-		rest(ctx)
+		accept.Rest(ctx)
 		decided()
 		return
 	}
