@@ -91,37 +91,36 @@ func (n *Node) take(ctx context.Context, e *entry) error {
 	e.unwatch()
 	dead := e.Client.PID != 0 && e.dead != ""
 	n.mu.Unlock()
-	var lost error
-	if dead = dead || n.crashed(ctx, e); dead {
-		lost = errors.New(clientEnded)
-	}
+	var lost, stays error // why its last writes may be missing, and why it is still there
 	written := false
-	if err = nil; !gone {
-		if !dead {
-			lost = n.flush(ctx, target, e)
-		}
-		written, err = n.part(ctx, target, e, lost == nil)
+	if dead || n.crashed(ctx, e) {
+		lost = errors.New(clientEnded)
+	} else if !gone {
+		lost = n.flush(ctx, target, e)
 	}
-	if err != nil && !errors.Is(err, attach.ErrGone) {
-		// Its client may be what keeps it there; the mount stays in the journal for another try.
-		n.config.Logger.WarnContext(ctx, "detach", "mount", e.Spec.ID, "error", err)
-	} else {
-		err = nil
+	if !gone {
+		written, stays = n.part(ctx, target, e, lost == nil)
+	}
+	if errors.Is(stays, attach.ErrGone) {
+		stays = nil
 	}
 	drain := n.config.DrainTimeout
 	switch {
-	case lost != nil || err != nil:
+	case lost != nil || stays != nil:
 		drain = impatience
 	case written:
 		drain = min(drain, courtesy)
 	}
-	if kept := n.drain(ctx, e, drain); kept != nil && written {
-		n.config.Logger.InfoContext(ctx, "a client was ended that programs have kept, after everything was written back", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target)
-	} else {
-		lost = errors.Join(lost, kept)
-	}
-	if err != nil {
+	kept := n.drain(ctx, e, drain)
+	switch {
+	case stays != nil:
+		// Its client may be what keeps it there; the mount stays in the journal for another try.
+		n.config.Logger.WarnContext(ctx, "detach", "mount", e.Spec.ID, "error", stays)
 		return fmt.Errorf("%w: the mount cannot be taken from the container", mount.ErrUnavailable)
+	case kept != nil && written:
+		n.config.Logger.InfoContext(ctx, "a client was ended that programs have kept, after everything was written back", "mount", e.Spec.ID, "driver", e.Driver, "target", e.Spec.Target)
+	default:
+		lost = errors.Join(lost, kept)
 	}
 	if err := n.journal.remove(e.place()); err != nil {
 		return err
