@@ -69,8 +69,12 @@ func serve(cfg config, log *slog.Logger) error {
 	log.Info("serving", "address", listener.Addr().String(), "version", boot.Version)
 
 	var group boot.Group
-	group.Add("channel", func(ctx context.Context) error { return server.Serve(ctx, listener) })
-	group.Add("hand-over", func(ctx context.Context) error { return finish(ctx, boxes, n, foreign, log) })
+	served := make(chan struct{})
+	group.Add("channel", func(ctx context.Context) error {
+		defer close(served)
+		return server.Serve(ctx, listener)
+	})
+	group.Add("hand-over", func(ctx context.Context) error { return finish(ctx, served, boxes, n, foreign, log) })
 	group.Add("rest", rest)
 	if foreign != nil {
 		group.Add("reap", reap)
@@ -82,14 +86,14 @@ func serve(cfg config, log *slog.Logger) error {
 // after the containers beside it, in what is left of their time.
 const uploadTime = 25 * time.Second
 
-// finish takes hand-overs until ctx ends, and then gives FUSE clients their time, which may end with this process. A plugin is told to take
-// its volumes down.
-func finish(ctx context.Context, boxes *containers, n *node.Node, foreign *plugin, log *slog.Logger) error {
+// finish takes hand-overs until ctx ends and the calls under way have: to them a container whose namespace is let go of has ended. Meanwhile
+// it gives FUSE clients their time, which may end with this process. A plugin is told to take its volumes down.
+func finish(ctx context.Context, served <-chan struct{}, boxes *containers, n *node.Node, foreign *plugin, log *slog.Logger) error {
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	go func() { // ends with ctx, which ends with the group
 		<-ctx.Done()
-		defer stop()
+		defer func() { <-served; stop() }()
 		if boxes.alive() {
 			return // a container lives and uses its volumes: they go on, or break loudly where their clients end with this process, and are mounted again by the next agent
 		}

@@ -346,6 +346,50 @@ func TestAnAgentThatEndsAfterItsContainerUploadsWhatIsLeft(t *testing.T) {
 	require.EqualValues(t, 3000000, info.Size())
 }
 
+// A container that lives is not taken for one that has ended because its agent ends.
+func TestAnUnmountThatIsUnderWayWhenTheAgentIsToldToEndIsDone(t *testing.T) {
+	p := newPod(t)
+	_, address := store(t)
+	p.start("")
+	b := p.container()
+	p.ready(true)
+	require.NoError(t, p.agent.Publish(t.Context(), p.bucket("oss", address)))
+	mounted := func() bool {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", b.pid))
+		require.NoError(t, err)
+		return bytes.Contains(table, []byte(filepath.Join(p.sandbox, "oss")))
+	}
+	require.True(t, mounted())
+	require.NoError(t, syscall.Kill(p.clients()[0], syscall.SIGSTOP)) // which keeps the unmount for a moment
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = p.agent.Unpublish(t.Context(), node.Identity{VolumeHandle: "oss-handle", Target: filepath.Join(p.sandbox, "oss")})
+	}()
+	require.Eventually(t, p.probes, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, p.end())
+	<-done
+	require.False(t, mounted())
+	require.Empty(t, p.clients())
+	left, err := os.ReadDir(filepath.Join(p.state, "journal"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// probes says whether the agent reads a volume at the moment.
+func (p *pod) probes() bool {
+	children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.process.Process.Pid))
+	for _, path := range children {
+		pids, _ := os.ReadFile(path)
+		for _, pid := range strings.Fields(string(pids)) {
+			if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); bytes.Contains(line, []byte("\x00"+probeCommand+"\x00")) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func TestARenewedIdentityIsServedByTheRunningAgent(t *testing.T) {
 	p := newPod(t)
 	p.start("")
