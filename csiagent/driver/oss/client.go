@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,7 +23,9 @@ type client struct {
 	done    chan struct{}    // closed when it has ended and was reaped
 	state   *os.ProcessState // how, then
 	oom     int              // how many processes beside it had been killed for their memory when it began
-	redact  *strings.Replacer
+
+	mu     sync.Mutex
+	hidden []string // the keys that it has or had
 }
 
 // start starts a client in a session of its own, so that neither a signal to our group nor our end reaches it. Its output goes to
@@ -45,7 +49,8 @@ func start(l launch, keys credentials, held *os.File) (*client, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start FUSE client: %w", err), log.Close())
 	}
-	c := &client{log: log, done: make(chan struct{}), redact: redactor(keys), oom: killedForMemory()}
+	c := &client{log: log, done: make(chan struct{}), oom: killedForMemory()}
+	c.hide(keys)
 	// It cannot have been reaped yet, so the number is still its own.
 	if c.process, err = process.Of(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
@@ -58,19 +63,31 @@ func start(l launch, keys credentials, held *os.File) (*client, error) {
 	return c, err
 }
 
-func redactor(keys credentials) *strings.Replacer {
-	if keys == (credentials{}) {
-		return strings.NewReplacer()
+// mostHidden bounds what is remembered of credentials that followed each other; what they were in is bounded as well.
+const mostHidden = 32
+
+// hide keeps what the client gets, and may write about, out of output.
+func (c *client) hide(keys credentials) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, text := range []string{keys.secret, keys.id, keys.token} {
+		if text != "" && !slices.Contains(c.hidden, text) {
+			c.hidden = append(c.hidden, text)
+		}
 	}
-	pairs := []string{keys.secret, "[redacted]", keys.id, "[redacted]"}
-	if keys.token != "" {
-		pairs = append(pairs, keys.token, "[redacted]")
-	}
-	return strings.NewReplacer(pairs...)
+	c.hidden = c.hidden[max(0, len(c.hidden)-mostHidden):]
 }
 
 // output is what the client wrote, without its keys.
-func (c *client) output() string { return c.redact.Replace(output(c.log)) }
+func (c *client) output() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text := output(c.log)
+	for _, key := range c.hidden {
+		text = strings.ReplaceAll(text, key, "[redacted]")
+	}
+	return text
+}
 
 // ended says whether the client ends within d.
 func (c *client) ended(ctx context.Context, d time.Duration) bool {

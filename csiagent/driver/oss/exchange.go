@@ -62,8 +62,8 @@ const (
 	again  = 20 * time.Second
 )
 
-// refresh exchanges before two thirds of a token's time are over.
-func (d *Driver) refresh(v volume, h holder) holder {
+// refresh exchanges before two thirds of a token's time are over, and tells of what came of it before it is used.
+func (d *Driver) refresh(v volume, h holder, tell func(credentials)) holder {
 	ctx, stop := context.WithCancel(context.Background())
 	over := &sync.WaitGroup{}
 	over.Go(func() { // ends with close
@@ -78,6 +78,7 @@ func (d *Driver) refresh(v volume, h holder) holder {
 			}
 			err := d.signIn(ctx, &v)
 			if err == nil {
+				tell(v.keys)
 				err = h.replace(ctx, v.keys)
 			}
 			if next = due(v.keys); err != nil && ctx.Err() == nil {

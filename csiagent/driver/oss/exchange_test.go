@@ -89,7 +89,7 @@ func (s *slow) close() { s.closed.Store(true) }
 func TestNoCredentialsAreWrittenToARoomThatIsClosed(t *testing.T) {
 	s := &slow{asked: make(chan struct{}), proceed: make(chan struct{})}
 	d := New(Config{Identity: s})
-	h := d.refresh(volume{role: Role{"a", "b"}, keys: credentials{expires: time.Now()}}, s)
+	h := d.refresh(volume{role: Role{"a", "b"}, keys: credentials{expires: time.Now()}}, s, func(credentials) {})
 	<-s.asked
 	closed := make(chan struct{})
 	go func() { h.close(); close(closed) }()

@@ -140,7 +140,7 @@ func (d *Driver) start(v *volume, l launch) (*client, error) {
 		return nil, err
 	}
 	if v.role != (Role{}) {
-		h = d.refresh(*v, h)
+		h = d.refresh(*v, h, c.hide)
 	}
 	d.keep(c, h)
 	return c, nil

@@ -2,6 +2,7 @@ package oss
 
 import (
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +21,7 @@ func TestTheEndOfAClientThatIsNotReapedYetIsTold(t *testing.T) {
 	log, err := os.CreateTemp(t.TempDir(), "")
 	require.NoError(t, err)
 	d := New(Config{Logger: slog.New(slog.DiscardHandler)})
-	c := &client{log: log, done: make(chan struct{}), redact: redactor(credentials{})}
+	c := &client{log: log, done: make(chan struct{})}
 	begin := time.Now()
 	require.ErrorIs(t, d.reason(t.Context(), c, errEnded), errUnsaid)
 	require.GreaterOrEqual(t, time.Since(begin), explainGrace, "it was waited for")
@@ -54,4 +55,30 @@ func TestAStoreThatIsNotTrustedIsToldWhileItsClientLivesAndNoLongerThanItIsSo(t 
 	s.transport.TLSClientConfig = &tls.Config{RootCAs: store.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
 	require.Equal(t, http.StatusOK, ask())
 	require.NoError(t, d.Explain(t.Context(), c.process), "it is trusted by now")
+}
+
+func TestCredentialsThatAClientGotLaterAreNotToldOfItEither(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: makes a file system")
+	}
+	r, err := newRoom()
+	require.NoError(t, err)
+	h, err := newTokens(r, credentials{id: "A1", secret: "S1", token: "T1"})
+	require.NoError(t, err)
+	defer h.close()
+	log, err := logFile()
+	require.NoError(t, err)
+	defer func() { _ = log.Close() }()
+	p := mount.Process{PID: 1}
+	c := &client{process: p, log: log, done: make(chan struct{})}
+	d := New(Config{})
+	d.keep(c, h)
+	m := mount.Mount{Attributes: map[string]string{"bucket": "data", "url": "http://store", "fuseType": "ossfs2"}}
+	for i := range 20 {
+		m.Secret = mount.Secret{"AccessKeyId": fmt.Sprint("CANARY-id", i), "AccessKeySecret": "CANARY-secret", "SecurityToken": "CANARY-token"}
+		require.NoError(t, d.Renew(t.Context(), p, m))
+		_, err = log.WriteAt([]byte("refused: "+m.Secret["AccessKeyId"]+" CANARY-secret CANARY-token\n"), 0)
+		require.NoError(t, err)
+		require.NotContains(t, c.output(), "CANARY")
+	}
 }

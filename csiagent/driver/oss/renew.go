@@ -42,7 +42,9 @@ func (d *Driver) hold(v *volume, l launch) (h holder, r room, err error) {
 // Renew gives a client that lives the credentials that m has now, without a break: also the files that are open stay. A client that has
 // an access key of its own (ossfs2, and s3fs that signs with version 1) keeps it; a volume's next mount uses the new one.
 func (d *Driver) Renew(ctx context.Context, p mount.Process, m mount.Mount) error {
-	h := d.holder(p)
+	d.mu.Lock()
+	c, h := d.clients[p], d.holders[p]
+	d.mu.Unlock()
 	if h == nil {
 		return nil
 	}
@@ -52,6 +54,9 @@ func (d *Driver) Renew(ctx context.Context, p mount.Process, m mount.Mount) erro
 	}
 	if err := d.signIn(ctx, &v); err != nil {
 		return err
+	}
+	if c != nil {
+		c.hide(v.keys)
 	}
 	if err := h.replace(ctx, v.keys); errors.Is(err, mount.ErrInvalid) {
 		return err
