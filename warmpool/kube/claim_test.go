@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
+	testclock "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -62,6 +63,7 @@ func TestAWarmCreateIsOneWriteThatSaysAll(t *testing.T) {
 	c.Env, c.Metadata = map[string]string{"SECRET": "canary"}, map[string]string{"user": "u"}
 	spec := mount.Spec{ID: "m1", Volume: "pv", Target: "/data", SubPath: "of/${SANDBOX_ID}"}
 	c.Mounts = []mount.Spec{spec}
+	begin := time.Now()
 	s, err := b.Claim(t.Context(), c)
 	require.NoError(t, err)
 	spec.SubPath = "of/" + string(s.ID)
@@ -76,7 +78,7 @@ func TestAWarmCreateIsOneWriteThatSaysAll(t *testing.T) {
 	require.Equal(t, set.Name, sb.Labels[v1alpha1.LabelPool], "it stays when it is claimed")
 	require.Empty(t, sb.OwnerReferences, "the set's end must not be the sandbox's")
 	require.Equal(t, []v1alpha1.Mount{{ID: "m1", Volume: "pv", Path: "/data", SubPath: "of/${SANDBOX_ID}", RequestedAt: &sb.Spec.Claim.Time}}, sb.Spec.Mounts)
-	require.WithinDuration(t, time.Now().Add(5*time.Minute), sb.Spec.ShutdownTime.Time, 3*time.Second)
+	lasts(t, begin, 5*time.Minute, sb.Spec.ShutdownTime.Time)
 	require.Equal(t, v1alpha1.Principal{Team: "red", Key: "k1"}, sb.Spec.Claim.Principal)
 	require.Equal(t, "req-1", sb.Spec.Claim.Request)
 	require.Equal(t, int64(300), sb.Spec.Claim.Timeout)
@@ -213,12 +215,12 @@ func TestAConflictCostsOnlyTheNextCandidate(t *testing.T) {
 			return c.Patch(ctx, obj, p, opts...)
 		},
 	})
-	b := w.replica(func(c *kube.Config) { c.Cold, c.Client = -1, late })
+	b := w.replica(func(c *kube.Config) { c.Cold, c.Client, c.Clock = -1, late, testclock.NewFakeClock(time.Now()) })
 	w.stocked(b, "base", 6)
-	begin := time.Now()
-	_, err := b.Claim(t.Context(), order("base"))
-	require.NoError(t, err)
-	require.Less(t, time.Since(begin), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, err := b.Claim(ctx, order("base"))
+	require.NoError(t, err, "its clock stands still: a pause would not end")
 	require.Equal(t, int32(6), tries.Load())
 	w.stocked(b, "base", 5) // what was only touched is stock again
 }
@@ -319,11 +321,12 @@ func TestWithoutStockASandboxIsMadeForItsClaim(t *testing.T) {
 	s, err := b.Claim(t.Context(), c)
 	require.NoError(t, err)
 	require.Equal(t, warmpool.Claimed, s.State)
+	begin := time.Now()
 	s, err = b.Start(t.Context(), s.ID, warmpool.Start{})
 	require.NoError(t, err)
 	require.Equal(t, warmpool.Running, s.State)
 	require.Equal(t, c.Metadata, s.Metadata)
-	require.WithinDuration(t, time.Now().Add(15*time.Second), s.EndAt, 3*time.Second, "its making does not count")
+	lasts(t, begin, 15*time.Second, s.EndAt, "its making does not count")
 	sb := w.object(s.ID)
 	require.Empty(t, sb.OwnerReferences)
 	require.Equal(t, []string{v1alpha1.FinalizerMounts}, sb.Finalizers)
@@ -387,13 +390,13 @@ func TestOnlySoManySandboxesAreMadeColdAtATime(t *testing.T) {
 	w.set("base", 0)
 	w.idle.Store(true)
 	b := w.replica(func(c *kube.Config) { c.Cold = 2 })
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() { _, _ = b.Claim(ctx, order("base")) })
 	}
-	require.Eventually(t, func() bool { return len(w.objects()) == 2 }, 2*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(w.objects()) == 2 }, 30*time.Second, 10*time.Millisecond)
 	require.Never(t, func() bool { return len(w.objects()) > 2 }, 300*time.Millisecond, 20*time.Millisecond)
 	cancel()
 	wg.Wait()

@@ -64,9 +64,10 @@ func TestAColdSandboxIsFoundOnEveryReplicaAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	_, err = b.Get(t.Context(), s.ID)
 	require.NoError(t, err)
-	moved, err := b.SetDeadline(t.Context(), s.ID, warmpool.Deadline{At: time.Now().Add(time.Hour), OnlyLater: true})
+	at := time.Now().Add(time.Hour)
+	moved, err := b.SetDeadline(t.Context(), s.ID, warmpool.Deadline{At: at, OnlyLater: true})
 	require.NoError(t, err)
-	require.WithinDuration(t, time.Now().Add(time.Hour), moved.EndAt, 2*time.Second)
+	require.WithinDuration(t, at, moved.EndAt, 2*time.Second)
 	require.NoError(t, b.Release(t.Context(), s.ID))
 	require.Eventually(t, func() bool { _, err := a.Get(t.Context(), s.ID); return warmpool.CodeOf(err) == warmpool.NotFound }, 10*time.Second, 5*time.Millisecond)
 }
@@ -130,9 +131,10 @@ func TestADeadlineIsMovedThoughOthersWriteToo(t *testing.T) {
 	w.stocked(b, "base", 1)
 	s, err := create(t.Context(), b, order("base"))
 	require.NoError(t, err)
-	moved, err := b.SetDeadline(t.Context(), s.ID, warmpool.Deadline{At: time.Now().Add(time.Hour), OnlyLater: true})
+	at := time.Now().Add(time.Hour)
+	moved, err := b.SetDeadline(t.Context(), s.ID, warmpool.Deadline{At: at, OnlyLater: true})
 	require.NoError(t, err)
-	require.WithinDuration(t, time.Now().Add(time.Hour), moved.EndAt, 2*time.Second)
+	require.WithinDuration(t, at, moved.EndAt, 2*time.Second)
 }
 
 func TestARouteLeadsToThePodAndEndsWithIt(t *testing.T) {

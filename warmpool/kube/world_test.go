@@ -446,3 +446,11 @@ func (l *lines) has(text string) bool {
 func (w *world) meta(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: w.ns, Name: name}
 }
+
+// lasts makes sure that end is after a moment between since and now, but for whole seconds and the little that a start may take.
+func lasts(t *testing.T, since time.Time, after time.Duration, end time.Time, msg ...any) {
+	t.Helper()
+	const rounded = 2 * time.Second
+	require.False(t, end.Before(since.Add(after-rounded)), msg...)
+	require.False(t, end.After(time.Now().Add(after+rounded)), msg...)
+}
