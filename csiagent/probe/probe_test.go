@@ -93,7 +93,7 @@ func TestAProcessThatDoesNotAnswerIsKilledInTime(t *testing.T) {
 	p := &probe.Prober{Command: []string{"/bin/sh", "-c", "exec " + sleep + " 600", "sh"}, Timeout: 50 * time.Millisecond}
 	start := time.Now()
 	require.ErrorIs(t, p.Read(t.Context(), open(t, t.TempDir()), ""), probe.ErrHung)
-	require.Less(t, time.Since(start), 2*time.Second)
+	require.Less(t, time.Since(start), time.Minute, "it sleeps for ten")
 }
 
 // keeper is a directory that is listed when it is let go of.
@@ -134,7 +134,7 @@ func TestAFileSystemThatDoesNotAnswerHoldsOneProcess(t *testing.T) {
 	require.Eventually(t, func() bool {
 		table, err := os.ReadFile("/proc/self/mountinfo")
 		return err == nil && strings.Contains(string(table), " "+dir+" ")
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 20*time.Second, 5*time.Millisecond)
 	p := prober()
 	p.Timeout = 2 * time.Second // by then the server has taken the request of the first one, which no signal ends
 	root, before := open(t, dir), children(t)

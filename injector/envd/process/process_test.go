@@ -345,13 +345,11 @@ func TestASlowReaderHoldsTheProcessInsteadOfMemory(t *testing.T) {
 func TestABackgroundChildDoesNotHoldTheEnd(t *testing.T) {
 	w := newWorld(t)
 	alive := filepath.Join(w.home, "alive")
-	begun := time.Now()
 	got := w.run(t, sh(`(sleep 0.5; echo soon; sleep 3; echo late; echo late >&2; touch `+alive+`; sleep 30) & echo $!; echo last`))
 	require.NoError(t, got.err)
-	require.Less(t, time.Since(begun), 3*time.Second)
 	require.Contains(t, got.stdout, "last\n")
 	require.Contains(t, got.stdout, "soon\n")
-	require.NotContains(t, got.stdout, "late")
+	require.NotContains(t, got.stdout, "late", "it was not waited for")
 	require.Equal(t, "exit status 0", got.end.GetStatus())
 	// The child goes on, and its late output does not kill it.
 	require.Eventually(t, func() bool { _, err := os.Stat(alive); return err == nil }, 10*time.Second, 20*time.Millisecond)
@@ -361,14 +359,14 @@ func TestABackgroundChildDoesNotHoldTheEnd(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, int(got.pid), session)
 	killSession(session)
-	require.Eventually(t, func() bool { return !aliveIn(child, session) }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !aliveIn(child, session) }, 20*time.Second, 10*time.Millisecond)
 }
 
 func TestOfACommandThatIsKilledNothingMoreIsAwaited(t *testing.T) {
 	w := newWorld(t)
 	file := filepath.Join(w.home, "pid")
 	pid, rest := w.begin(t, sh("setsid sh -c 'echo $$ > "+file+".new; mv "+file+".new "+file+"; exec sleep 1000' & wait"))
-	require.Eventually(t, func() bool { _, err := os.Stat(file); return err == nil }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(file); return err == nil }, 20*time.Second, 5*time.Millisecond)
 	raw, err := os.ReadFile(file)
 	require.NoError(t, err)
 	escaped, err := strconv.Atoi(strings.TrimSpace(string(raw)))
@@ -440,7 +438,7 @@ func TestTheTimeoutKillsTheWholeSession(t *testing.T) {
 	require.NoError(t, err)
 	child, err := strconv.Atoi(strings.TrimSpace(string(raw)))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return !aliveIn(child, int(rest.pid)) }, 5*time.Second, 10*time.Millisecond, "a job in a group of its own survived")
+	require.Eventually(t, func() bool { return !aliveIn(child, int(rest.pid)) }, 20*time.Second, 10*time.Millisecond, "a job in a group of its own survived")
 }
 
 // listenOther follows the same process by a second stream that has no deadline.
@@ -465,14 +463,14 @@ func TestKillReachesJobsInGroupsOfTheirOwn(t *testing.T) {
 		raw, _ := os.ReadFile(file + ".done")
 		job, _ = strconv.Atoi(strings.TrimSpace(string(raw)))
 		return job > 0
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 20*time.Second, 5*time.Millisecond)
 	require.True(t, aliveIn(job, int(pid)))
 	_, err := w.SendSignal(t.Context(), connect.NewRequest(&processpb.SendSignalRequest{Process: byPID(pid), Signal: processpb.Signal_SIGNAL_SIGKILL}))
 	require.NoError(t, err)
 	got := rest()
 	require.NoError(t, got.err)
 	require.Equal(t, int32(-1), got.end.GetExitCode())
-	require.Eventually(t, func() bool { return !aliveIn(job, int(pid)) }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !aliveIn(job, int(pid)) }, 20*time.Second, 10*time.Millisecond)
 }
 
 func TestSignalsToWhatIsNotThere(t *testing.T) {
@@ -507,7 +505,7 @@ func TestSignalsToWhatIsNotThere(t *testing.T) {
 	require.Zero(t, send(byTag, term))
 	got := listen(s, func() *processpb.ProcessEvent { return s.Msg().GetEvent() })
 	require.Equal(t, int32(7), got.end.GetExitCode())
-	require.Eventually(t, func() bool { return send(byTag, kill) == connect.CodeNotFound }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return send(byTag, kill) == connect.CodeNotFound }, 20*time.Second, time.Millisecond)
 }
 
 func TestInputArrivesInOrderAndEnds(t *testing.T) {
@@ -669,7 +667,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	for range 20 {
 		require.NoError(t, w.run(t, sh("echo x; echo y >&2")).err)
 	}
-	require.Eventually(t, func() bool { return fds() <= opened && runtime.NumGoroutine() <= before+6 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return fds() <= opened && runtime.NumGoroutine() <= before+6 }, 20*time.Second, 10*time.Millisecond)
 	require.Empty(t, zombies(t))
 }
 
@@ -707,7 +705,7 @@ func TestCloseEndsEveryProcess(t *testing.T) {
 	for _, pid := range []uint32{obedient, stubborn} {
 		require.False(t, aliveIn(int(pid), int(pid)))
 	}
-	require.Eventually(t, func() bool { return !aliveIn(background, int(left.pid)) }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !aliveIn(background, int(left.pid)) }, 20*time.Second, 10*time.Millisecond)
 	s, err := w.Start(t.Context(), connect.NewRequest(sh("true")))
 	require.NoError(t, err)
 	require.False(t, s.Receive())
@@ -718,7 +716,7 @@ func TestOrphansAreReapedAndOursAreNot(t *testing.T) {
 	w := newWorld(t)
 	orphan := exec.Command("true") // nobody waits for it, as for a child that was inherited
 	require.NoError(t, orphan.Start())
-	require.Eventually(t, func() bool { return len(zombies(t)) == 1 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(zombies(t)) == 1 }, 20*time.Second, 5*time.Millisecond)
 	require.Equal(t, 1, w.service.reapOrphans(os.Getpid()))
 	require.Empty(t, zombies(t))
 
