@@ -106,7 +106,7 @@ func (p *pod) works(b box, m mount.Mount) {
 	require.Eventually(p.t, func() bool {
 		text, err := os.ReadFile(p.in(b, "two", "f"))
 		return err == nil && string(text) == "written"
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 20*time.Second, 10*time.Millisecond)
 	require.ErrorIs(p.t, os.WriteFile(p.in(b, "two", "g"), nil, 0o600), syscall.EROFS)
 	p.unpublish(one)
 	require.NoFileExists(p.t, p.in(b, "one", "f"))
@@ -223,7 +223,7 @@ func TestS3Plugin(t *testing.T) {
 	require.Eventually(t, func() bool {
 		health, err := p.agent.Health(t.Context(), node.Identity{VolumeHandle: one.VolumeHandle, Target: one.Target})
 		return err == nil && !health.Works()
-	}, 5*time.Second, 10*time.Millisecond, "a volume that nobody serves is reported")
+	}, 20*time.Second, 10*time.Millisecond, "a volume that nobody serves is reported")
 	require.NoError(t, p.agent.Publish(t.Context(), one), p.log)
 	require.FileExists(t, p.in(b, "one", "f"), "and mounted again")
 	p.unpublish(one)

@@ -166,7 +166,7 @@ func TestNoOtherCodeEverRunsInTheSandbox(t *testing.T) {
 	first, err := os.Readlink("/proc/self/ns/mnt")
 	require.NoError(t, err)
 	require.Equal(t, own, first, "the first thread stays where it is")
-	require.Eventually(t, func() bool { return foreign(t, own) == 0 }, 5*time.Second, 5*time.Millisecond, "threads end with their work")
+	require.Eventually(t, func() bool { return foreign(t, own) == 0 }, 20*time.Second, 5*time.Millisecond, "threads end with their work")
 }
 
 // foreign counts the threads of this process that are in another mount namespace.
@@ -201,7 +201,7 @@ func TestACallThatEndsEarlyLeavesNothing(t *testing.T) {
 		ended++
 	}
 	require.Positive(t, ended)
-	require.Eventually(t, func() bool { return threads.Stuck() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return threads.Stuck() == 0 }, 20*time.Second, time.Millisecond)
 	require.Empty(t, b.mountinfo(target))
 }
 

@@ -62,7 +62,7 @@ func TestWhatComesMeanwhileIsDoneByTheSameThreadOneAfterTheOther(t *testing.T) {
 	}()
 	<-started
 	queued := func(want int) {
-		require.Eventually(t, func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.queue) == want }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { n.mu.Lock(); defer n.mu.Unlock(); return len(n.queue) == want }, 20*time.Second, time.Millisecond)
 	}
 	go func() {
 		results <- n.enter(t.Context(), true, func() error { second = unix.Gettid(); return nil }, nil, nil)
@@ -97,7 +97,7 @@ func TestOneContainerDoesNotKeepTheThreadsOfAll(t *testing.T) {
 	for range many {
 		go func() { results <- busy.enter(t.Context(), false, func() error { <-hold; return nil }, nil, nil) }()
 	}
-	require.Eventually(t, func() bool { return len(threads.slots) == perNamespace }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(threads.slots) == perNamespace }, 20*time.Second, time.Millisecond)
 	require.NoError(t, other.enter(t.Context(), false, func() error { return nil }, nil, nil))
 	close(hold)
 	for range many {
@@ -146,7 +146,7 @@ func TestWhoeverGivesUpWaitingForAThreadLeavesNothing(t *testing.T) {
 	}
 	require.Equal(t, 50, freed)
 	require.LessOrEqual(t, len(n.queue), 1)
-	require.Eventually(t, func() bool { return open() == before && runtime.NumGoroutine() < goroutines+10 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return open() == before && runtime.NumGoroutine() < goroutines+10 }, 20*time.Second, time.Millisecond)
 	close(hold)
 	require.NoError(t, <-stuck)
 	require.NoError(t, n.enter(t.Context(), true, func() error { return nil }, nil, nil))
@@ -171,7 +171,7 @@ func TestClosingANamespaceFreesThoseWhoWait(t *testing.T) {
 	require.ErrorIs(t, <-results, ErrGone)
 	require.ErrorIs(t, <-results, ErrGone)
 	close(hold)
-	require.Eventually(t, func() bool { return threads.Stuck() == 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return threads.Stuck() == 0 }, 20*time.Second, time.Millisecond)
 }
 
 func TestWorkThatFailsReportsItsError(t *testing.T) {

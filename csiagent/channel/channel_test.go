@@ -404,7 +404,7 @@ func TestClosingAPoolEndsAllThatItHasBegun(t *testing.T) {
 	require.Eventually(t, func() bool {
 		now := goroutines()
 		return !strings.Contains(now, "grpc/internal/transport") && !strings.Contains(now, "grpc.(*addrConn)") && !strings.Contains(now, "grpc.newClientStream")
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 20*time.Second, 10*time.Millisecond)
 	require.ErrorIs(t, p.Agent("uid-1", w.addr).Publish(t.Context(), volume()), channel.ErrUnreachable)
 }
 

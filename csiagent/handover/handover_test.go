@@ -173,7 +173,7 @@ func TestAHandOverIsAccepted(t *testing.T) {
 	<-ns.Gone()
 	_, err = ns.Live(soon(t), "/x", 1)
 	require.ErrorIs(t, err, attach.ErrGone, "the descriptor is dropped with its connection")
-	require.Eventually(t, func() bool { return !r.State().Ready }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return !r.State().Ready }, 20*time.Second, time.Millisecond)
 }
 
 func TestAHandOverIsRefused(t *testing.T) {
@@ -212,10 +212,10 @@ func TestAHandOverIsRefused(t *testing.T) {
 			before := descriptors(t)
 			send(t, conn, c.data, files...)
 			require.False(t, answered(t, conn))
-			require.Eventually(t, func() bool { return r.State().Refused == 1 }, 5*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return r.State().Refused == 1 }, 20*time.Second, time.Millisecond)
 			require.ErrorIs(t, r.State().LastRefusal, c.want)
 			require.False(t, r.State().Ready)
-			require.Eventually(t, func() bool { return descriptors(t) <= before }, 5*time.Second, time.Millisecond, "all are closed")
+			require.Eventually(t, func() bool { return descriptors(t) <= before }, 20*time.Second, time.Millisecond, "all are closed")
 		})
 	}
 }
@@ -249,7 +249,7 @@ func usurped(t *testing.T) *os.File {
 		mnt, merr := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
 		ours, _ := os.Readlink("/proc/self/ns/mnt")
 		return err == nil && merr == nil && link != own && mnt != ours
-	}, 5*time.Second, time.Millisecond)
+	}, 20*time.Second, time.Millisecond)
 	return open(t, fmt.Sprintf("/proc/%d/ns/mnt", pid))
 }
 
@@ -289,7 +289,7 @@ func TestASecondHandOverIsRefusedWhileTheFirstLives(t *testing.T) {
 	second := dial(t, socket)
 	_, _, _ = second.WriteMsgUnix([]byte{0}, unix.UnixRights(int(foreign(t).Fd())), nil)
 	require.False(t, answered(t, second))
-	require.Eventually(t, func() bool { return r.State().Refused == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.State().Refused == 1 }, 20*time.Second, time.Millisecond)
 	require.ErrorIs(t, r.State().LastRefusal, handover.ErrTaken)
 	ns, err := r.Namespace(soon(t))
 	require.NoError(t, err)
@@ -305,7 +305,7 @@ func TestASecondHandOverIsRefusedWhileTheFirstLives(t *testing.T) {
 		third := dial(t, socket)
 		_, _, _ = third.WriteMsgUnix([]byte{0}, unix.UnixRights(int(f.Fd())), nil)
 		return answered(t, third)
-	}, 5*time.Second, 5*time.Millisecond, "its place is free again")
+	}, 20*time.Second, 5*time.Millisecond, "its place is free again")
 }
 
 func TestOfManyAtOnceOneIsAccepted(t *testing.T) {
@@ -334,7 +334,7 @@ func TestOfManyAtOnceOneIsAccepted(t *testing.T) {
 func TestASilentClientIsDropped(t *testing.T) {
 	r, socket := receiver(t, func(c *handover.Config) { c.Silence = 20 * time.Millisecond })
 	require.False(t, answered(t, dial(t, socket)))
-	require.Eventually(t, func() bool { return r.State().Refused == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.State().Refused == 1 }, 20*time.Second, time.Millisecond)
 	require.ErrorIs(t, r.State().LastRefusal, handover.ErrSilent)
 }
 
@@ -350,7 +350,7 @@ func TestAFloodOfSilentClientsIsBounded(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
-	require.Eventually(t, func() bool { return r.State().Refused >= uint64(len(conns)-4) }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.State().Refused >= uint64(len(conns)-4) }, 20*time.Second, time.Millisecond)
 	require.Greater(t, len(conns), 4)
 	require.LessOrEqual(t, descriptors(t), before+64+4)
 	for _, c := range conns {
@@ -526,7 +526,7 @@ func TestTheSocket(t *testing.T) {
 func TestSendSaysThatItWasRefused(t *testing.T) {
 	r, socket := receiver(t)
 	require.ErrorIs(t, handover.Send(soon(t), socket), handover.ErrRefused, "its namespace is the receiver's own")
-	require.Eventually(t, func() bool { return r.State().Refused == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.State().Refused == 1 }, 20*time.Second, time.Millisecond)
 	require.ErrorIs(t, r.State().LastRefusal, handover.ErrOwn)
 	require.ErrorIs(t, handover.Send(soon(t), socket+"x"), os.ErrNotExist)
 }

@@ -26,7 +26,7 @@ func TestProcessesThatWaitForAStoppedClientEndWhenItIsAbandoned(t *testing.T) {
 	w.restart() // another process has not started the client, and knows it all the same
 	require.NoError(t, w.Abandon(t.Context()))
 	_ = reader.Wait() // killed, as it should be
-	require.Eventually(t, func() bool { return unix.Kill(-reader.Process.Pid, 0) == unix.ESRCH }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return unix.Kill(-reader.Process.Pid, 0) == unix.ESRCH }, 20*time.Second, 10*time.Millisecond)
 	require.Zero(t, client(t, w.config.Dir))
 	require.NoError(t, w.Adopt(t.Context()))
 	require.ErrorIs(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), node.ErrDataLoss)

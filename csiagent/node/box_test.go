@@ -194,7 +194,7 @@ func newWorld(t testing.TB, changes ...func(*node.Config)) *world {
 		_ = w.UnpublishAll(context.WithoutCancel(t.Context()))
 		w.Close()
 		require.Empty(t, w.files(), "nothing is left in the node's directory")
-		require.Eventually(t, func() bool { return len(leftovers(t, w.config.Dir)) == 0 }, 5*time.Second, 5*time.Millisecond, leftovers(t, w.config.Dir))
+		require.Eventually(t, func() bool { return len(leftovers(t, w.config.Dir)) == 0 }, 20*time.Second, 5*time.Millisecond, leftovers(t, w.config.Dir))
 		require.NotContains(t, w.log.String(), "CANARY")
 	})
 	return w

@@ -62,7 +62,7 @@ func (h *house) start() {
 			_ = c.Close()
 		}
 		return err == nil
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 20*time.Second, 5*time.Millisecond)
 }
 
 // end ends it, and all of its processes with it.
@@ -93,7 +93,7 @@ func TestClientsInAContainerOfTheirOwnOutliveTheAgent(t *testing.T) {
 	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
 	l := <-w.died
 	require.Contains(t, l.Message, "killed by signal 9", "the other side knows how it ended")
-	require.Eventually(t, func() bool { return verdict(w).Works() }, 5*time.Second, 5*time.Millisecond, "the agent was told what it takes")
+	require.Eventually(t, func() bool { return verdict(w).Works() }, 9*time.Second, 5*time.Millisecond, "the agent was told what it takes")
 
 	require.NoError(t, os.WriteFile(w.box.path("data", "g"), []byte("last words"), 0o600))
 	require.NoError(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}))
@@ -182,7 +182,7 @@ func TestAClientOfAnAgentThatWasKilledOverItIsNobodysForLong(t *testing.T) {
 		w := newWorld(t, h.driver)
 		require.Equal(t, "killed", runVictim(t, w, s, "publish:"+step, "CLIENTS="+h.socket))
 		require.NoError(t, w.Adopt(t.Context()))
-		require.Eventually(t, func() bool { return client(t, filepath.Dir(h.socket)) == 0 }, 5*time.Second, 5*time.Millisecond, step)
+		require.Eventually(t, func() bool { return client(t, filepath.Dir(h.socket)) == 0 }, 20*time.Second, 5*time.Millisecond, step)
 		require.Empty(t, w.box.mounts(t, "/data"))
 	}
 }

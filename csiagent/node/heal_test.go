@@ -133,7 +133,7 @@ func TestAMountWhoseClientDiedWithItsAgentIsRefreshedWhereItIsAndNowhereElse(t *
 	pid := client(t, w.config.Dir)
 	w.restart()
 	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
-	require.Eventually(t, func() bool { return client(t, w.config.Dir) == 0 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return client(t, w.config.Dir) == 0 }, 20*time.Second, 5*time.Millisecond)
 	require.NoError(t, w.Adopt(t.Context()))
 	known := w.Known()
 	require.Len(t, known, 1)
@@ -193,7 +193,7 @@ func TestAClientThatDiesAgainAndAgainRestsAndSaysWhy(t *testing.T) {
 	}
 	require.NoError(t, unix.Kill(client(t, w.config.Dir), unix.SIGKILL))
 	<-w.died
-	require.Eventually(t, func() bool { return len(verdict(w).Message) > 4 && verdict(w).Message[:4] == "dead" }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(verdict(w).Message) > 4 && verdict(w).Message[:4] == "dead" }, 9*time.Second, 5*time.Millisecond)
 	require.Regexp(t, `^dead: its client died 5 times in 1 min: .*killed by signal 9`, verdict(w).Message)
 	err := w.Publish(t.Context(), s.volume("/data"))
 	require.ErrorIs(t, err, mount.ErrUnavailable)
@@ -214,7 +214,7 @@ func TestAClientWhoseStoreIsAwayIsReplacedOnceItIsBack(t *testing.T) {
 	require.Eventually(t, func() bool {
 		h := verdict(w)
 		return h.Verdict == node.VerdictDead && regexp.MustCompile("killed by signal 9.*another one cannot be started yet.*nobody answers").MatchString(h.Message)
-	}, 5*time.Second, 10*time.Millisecond, verdict(w))
+	}, 9*time.Second, 10*time.Millisecond, verdict(w))
 	s.start(t)
 	w.heals(pid)
 }

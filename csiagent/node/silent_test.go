@@ -78,7 +78,7 @@ func TestADirectoryOfAServerThatNeverAnswersKeepsNobodyWaiting(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err := w.Publish(t.Context(), dead)
 		return err != nil && !errors.Is(err, mount.ErrUnavailable)
-	}, 5*time.Second, 10*time.Millisecond, "its end is known")
+	}, 20*time.Second, 10*time.Millisecond, "its end is known")
 }
 
 func TestASubPathOfAServerThatStopsAnsweringIsGivenUp(t *testing.T) {
@@ -92,7 +92,7 @@ func TestASubPathOfAServerThatStopsAnsweringIsGivenUp(t *testing.T) {
 	require.Eventually(t, func() bool {
 		table, err := os.ReadFile("/proc/self/mountinfo")
 		return err == nil && strings.Contains(string(table), " "+top+" ")
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 20*time.Second, 5*time.Millisecond)
 	m := w.hostPath("/data")
 	m.Attributes = map[string]string{"path": top}
 	require.NoError(t, w.Publish(t.Context(), m), "its root is all right")
@@ -109,6 +109,6 @@ func TestASubPathOfAServerThatStopsAnsweringIsGivenUp(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err := w.Publish(t.Context(), sub)
 		return err != nil && !errors.Is(err, mount.ErrUnavailable)
-	}, 5*time.Second, 10*time.Millisecond, "and is free again")
+	}, 20*time.Second, 10*time.Millisecond, "and is free again")
 	require.ErrorIs(t, w.Unpublish(t.Context(), node.Identity{Target: "/data"}), node.ErrDataLoss, "its server died")
 }

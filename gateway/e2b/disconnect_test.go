@@ -46,7 +46,7 @@ func TestACallerWhoHangsUpLeavesNoSandbox(t *testing.T) {
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		assert.Zero(c, w.pool.Claimed())
 		assert.Contains(c, w.log.String(), `"status":499`)
-	}, 5*time.Second, time.Millisecond)
+	}, 20*time.Second, time.Millisecond)
 }
 
 // deafWriter is a caller whose connection breaks as the answer is written.

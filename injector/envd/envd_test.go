@@ -397,7 +397,7 @@ func TestTheProgram(t *testing.T) {
 		_, body := raw(t, url, post("/process.Process/Start", stream, frame(0, `{"process":{"cmd":"/bin/bash","args":["-c","trap 'echo bye; exit 9' TERM; touch `+ready+`; while :; do sleep 0.05; done"],"cwd":"/tmp"},"tag":"it"}`)))
 		ended <- body
 	}()
-	require.Eventually(t, func() bool { _, err := os.Stat(ready); return err == nil }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(ready); return err == nil }, 20*time.Second, 10*time.Millisecond)
 	_, list := raw(t, url, post("/process.Process/List", "application/json", "{}"))
 	require.Contains(t, string(list), `"it"`)
 	require.NoError(t, daemon.Process.Signal(os.Interrupt))

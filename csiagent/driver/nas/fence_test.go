@@ -132,7 +132,7 @@ func group(t *testing.T) int {
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, f.Close())
-		require.Eventually(t, func() bool { return os.Remove(dir) == nil }, 5*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return os.Remove(dir) == nil }, 20*time.Second, 10*time.Millisecond)
 		require.NoError(t, unix.Unmount(tree, unix.MNT_DETACH))
 	})
 	return int(f.Fd())

@@ -261,7 +261,7 @@ func TestAClientThatIsKilledWhileItFinishesHasLostWhatItHad(t *testing.T) {
 	src := w.up(t, s.mount()) // whose descriptor keeps the mount, and so the client
 	lost := make(chan error, 1)
 	go func() { lost <- w.Unmount(soon(t, 10*time.Second), w.dir, src.Client) }()
-	require.Eventually(t, func() bool { fstype, err := staged(w.dir); return err == nil && fstype == "" }, 5*time.Second, 5*time.Millisecond, "it waits for the client")
+	require.Eventually(t, func() bool { fstype, err := staged(w.dir); return err == nil && fstype == "" }, 20*time.Second, 5*time.Millisecond, "it waits for the client")
 	require.NoError(t, unix.Kill(src.Client.PID, unix.SIGKILL))
 	require.ErrorIs(t, <-lost, errKilled)
 }
@@ -338,7 +338,7 @@ func TestTheSearchForLeftoversFindsThem(t *testing.T) {
 	require.NoError(t, leftovers(dir))
 	tail := exec.Command("tail", "-f", "/dev/null", "--pid", "1", filepath.Join(dir, "x"))
 	require.NoError(t, tail.Start())
-	require.Eventually(t, func() bool { return leftovers(dir) != nil }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return leftovers(dir) != nil }, 20*time.Second, time.Millisecond)
 	_ = tail.Process.Kill()
 	_ = tail.Wait()
 	if os.Getuid() != 0 {
