@@ -63,7 +63,7 @@ try:
     found = node("sh", "-c", f"grep -ls {runtime} /proc/[0-9]*/cgroup | head -n 1 | cut -d/ -f3").strip()
     assert found.isdigit(), found
     node("sh", "-c", f"kill -9 {found}")
-    until("the reader is started again", lambda: status()["containerID"] != before and status()["ready"], 60)
+    until("the reader is started again", lambda: status()["containerID"] != before and status()["ready"], 120)
     took = until("its mounts are back", lambda: "kept" in reader("cat /seen/f") and "hello" in reader("cat /bucket/two"), 60)
     beats()
     assert "Read-only file system" in reader("echo x > /seen/x")

@@ -28,10 +28,12 @@ try:
     refused(lambda: mount(sid, "no-such-pv", "/x"), 400)
     until("every replica has heard of it", lambda: [m["phase"] for m in mounts(sid)] == ["Mounted"], 20)
     held = sandbox.commands.run("cd /data && sleep 1000", background=True, timeout=0)
-    until("it is in use", lambda: says(sandbox, "readlink /proc/[0-9]*/cwd | grep -q ^/data && echo used", "used"), 20)
+    used = "readlink /proc/[0-9]*/cwd | grep -q ^/data && echo used || echo free"
+    until("it is in use", lambda: says(sandbox, used, "used"), 20)
     print("live: in use:", refused(lambda: unmount(sid, item["mountID"]), 409)[:140])
     assert says(sandbox, "cat /data/file", "live"), "one in use stays"
     held.kill()
+    until("its user has ended", lambda: says(sandbox, used, "free"), 20)
     assert unmount(sid, item["mountID"]) is True
     assert says(sandbox, "ls /data | wc -l", "0")
     until("every replica has heard of its end", lambda: mounts(sid) == [], 20)
