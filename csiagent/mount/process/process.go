@@ -19,10 +19,13 @@ import (
 // ErrEnded is a process that has ended.
 var ErrEnded = errors.New("the process has ended")
 
-// Of names the process that has the number pid now.
+// Of names the process that has the number pid now. The error is ErrEnded when none has.
 func Of(pid int) (mount.Process, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ESRCH):
+		return mount.Process{}, ErrEnded
+	case err != nil:
 		return mount.Process{}, err
 	}
 	// The name, field 2, may hold anything; the fields after it begin behind the last parenthesis.

@@ -32,6 +32,8 @@ func TestAProcessIsWaitedForUntilItEndsOrNobodyWantsToKnow(t *testing.T) {
 	require.Error(t, sleep.Wait(), "it was killed")
 	require.NoError(t, process.Kill(f), "it has ended")
 	require.False(t, process.Is(p))
+	_, err = process.Of(p.PID)
+	require.ErrorIs(t, err, process.ErrEnded)
 	_, err = process.Open(p)
 	require.ErrorIs(t, err, process.ErrEnded)
 	require.NoError(t, f.Close())

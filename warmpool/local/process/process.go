@@ -4,56 +4,42 @@ package process
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sandgate-dev/sandgate/csiagent/mount"
+	"github.com/sandgate-dev/sandgate/csiagent/mount/process"
 )
 
 // ErrGone says that the process has ended, or that its PID belongs to another one now.
-var ErrGone = errors.New("process has ended")
+var ErrGone = process.ErrEnded
 
 // Identify gives the living process that has pid now its unmistakable name.
 func Identify(pid int) (mount.Process, error) {
-	start, state, err := stat(pid)
+	p, err := process.Of(pid)
+	if err != nil {
+		return mount.Process{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	fd, err := open(p)
 	if err != nil {
 		return mount.Process{}, err
 	}
-	if state == 'Z' || state == 'X' {
-		return mount.Process{}, fmt.Errorf("process %d: %w", pid, ErrGone)
-	}
-	return mount.Process{PID: pid, Start: start}, nil
+	_ = fd.Close()
+	return p, nil
 }
 
-// stat reads the start time and the state letter of a process.
-func stat(pid int) (uint64, byte, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+// open is the pidfd of p, if p lives: one that has ended keeps its number until it was waited for.
+func open(p mount.Process) (*os.File, error) {
+	fd, err := process.Open(p)
+	if err == nil && process.Over(fd) {
+		_ = fd.Close()
+		err = ErrGone
+	}
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-			return 0, 0, fmt.Errorf("process %d: %w", pid, ErrGone)
-		}
-		return 0, 0, fmt.Errorf("process %d: %w", pid, err)
+		return nil, fmt.Errorf("process %d: %w", p.PID, err)
 	}
-	// The second field is the command in parentheses and may hold anything; the fields after it are plain.
-	_, after, ok := strings.Cut(string(text), ") ")
-	if i := strings.LastIndex(string(text), ") "); i >= 0 {
-		after = string(text)[i+2:]
-	}
-	fields := strings.Fields(after)
-	if !ok || len(fields) < 20 {
-		return 0, 0, fmt.Errorf("process %d: its stat has %d fields", pid, len(fields))
-	}
-	start, err := strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
-		return 0, 0, fmt.Errorf("process %d: start time: %w", pid, err)
-	}
-	return start, fields[0][0], nil
+	return fd, nil
 }
 
 // Watch is an open pidfd of a process that was alive when it was opened.
@@ -67,21 +53,8 @@ type Watch struct {
 
 // Open opens p for watching and killing. ErrGone when it has ended.
 func Open(p mount.Process) (*Watch, error) {
-	raw, err := unix.PidfdOpen(p.PID, unix.PIDFD_NONBLOCK)
+	fd, err := open(p)
 	if err != nil {
-		if errors.Is(err, unix.ESRCH) {
-			return nil, fmt.Errorf("process %d: %w", p.PID, ErrGone)
-		}
-		return nil, fmt.Errorf("process %d: pidfd: %w", p.PID, err)
-	}
-	// The pidfd pins whatever has the PID now; only then is it compared.
-	fd := os.NewFile(uintptr(raw), "pidfd")
-	now, err := Identify(p.PID)
-	if err == nil && now.Start != p.Start {
-		err = fmt.Errorf("process %d: %w", p.PID, ErrGone)
-	}
-	if err != nil {
-		_ = fd.Close()
 		return nil, err
 	}
 	w := &Watch{Process: p, gone: make(chan struct{}), done: make(chan struct{}), fd: fd}
@@ -92,16 +65,7 @@ func Open(p mount.Process) (*Watch, error) {
 // wait parks in the runtime's poller, which is one epoll for all watches.
 func (w *Watch) wait() {
 	defer close(w.done)
-	conn, err := w.fd.SyscallConn()
-	if err != nil {
-		return
-	}
-	err = conn.Read(func(fd uintptr) bool {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(poll, 0)
-		return err == nil && n > 0
-	})
-	if err == nil {
+	if process.Wait(context.Background(), w.fd) {
 		close(w.gone)
 	}
 }
@@ -111,16 +75,8 @@ func (w *Watch) Gone() <-chan struct{} { return w.gone }
 
 // Kill sends SIGKILL and waits until the process has ended.
 func (w *Watch) Kill(ctx context.Context) error {
-	conn, err := w.fd.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("process %d: %w", w.Process.PID, err)
-	}
-	var sent error
-	if err := conn.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) }); err != nil {
-		return fmt.Errorf("process %d: %w", w.Process.PID, err)
-	}
-	if sent != nil && !errors.Is(sent, unix.ESRCH) {
-		return fmt.Errorf("process %d: kill: %w", w.Process.PID, sent)
+	if err := process.Kill(w.fd); err != nil {
+		return fmt.Errorf("process %d: kill: %w", w.Process.PID, err)
 	}
 	select {
 	case <-w.gone:

@@ -63,3 +63,19 @@ func TestCloseOfALivingProcessReturnsAndLeavesIt(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, p, again)
 }
+
+func TestAProcessThatNobodyHasWaitedForIsGone(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	require.NoError(t, cmd.Start())
+	p, err := Identify(cmd.Process.Pid)
+	require.NoError(t, err)
+	w, err := Open(p)
+	require.NoError(t, err)
+	require.NoError(t, w.Kill(t.Context()))
+	w.Close()
+	_, err = Identify(p.PID)
+	require.ErrorIs(t, err, ErrGone)
+	_, err = Open(p)
+	require.ErrorIs(t, err, ErrGone)
+	require.Error(t, cmd.Wait(), "it was killed")
+}
