@@ -431,6 +431,43 @@ func TestANetworkMountIsWatchedOnlyWhenAllowed(t *testing.T) {
 }
 
 // fuseMount is a directory that a FUSE server of the test's own answers for.
+// deadMount is a directory with a file system that nobody serves any more, as when a volume's client has died.
+func deadMount(t *testing.T, dir string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it mounts a FUSE file system")
+	}
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	require.NoError(t, err)
+	require.NoError(t, syscall.Mount("dead", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", device.Fd())))
+	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	require.NoError(t, device.Close())
+	_, err = os.Lstat(dir)
+	require.ErrorIs(t, err, syscall.ENOTCONN)
+}
+
+func TestADeadVolumeDoesNotHideWhatLiesBesideIt(t *testing.T) {
+	w := newWorld(t)
+	w.put(t, "f", "abc")
+	deadMount(t, filepath.Join(w.home, "volume"))
+	res, err := w.ListDir(t.Context(), connect.NewRequest(&pb.ListDirRequest{Path: w.home, Depth: 2}))
+	require.NoError(t, err)
+	var names []string
+	for _, e := range res.Msg.GetEntries() {
+		names = append(names, e.GetName())
+	}
+	require.Equal(t, []string{"f", "volume"}, names)
+	require.Equal(t, pb.FileType_FILE_TYPE_DIRECTORY, res.Msg.GetEntries()[1].GetType())
+	_, err = w.ListDir(t.Context(), connect.NewRequest(&pb.ListDirRequest{Path: filepath.Join(w.home, "volume")}))
+	require.Error(t, err, "what is asked for itself is told to be dead")
+
+	watcher, err := w.CreateWatcher(t.Context(), connect.NewRequest(&pb.CreateWatcherRequest{Path: w.home, Recursive: true}))
+	require.NoError(t, err)
+	_, err = w.RemoveWatcher(t.Context(), connect.NewRequest(&pb.RemoveWatcherRequest{WatcherId: watcher.Msg.GetWatcherId()}))
+	require.NoError(t, err)
+}
+
 func fuseMount(t *testing.T) string {
 	t.Helper()
 	if os.Getuid() != 0 {

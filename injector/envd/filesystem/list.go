@@ -52,7 +52,8 @@ func directory(path string) (string, error) {
 }
 
 // list walks root and names what it finds as if it lay below path. What vanishes on the way is left out, and so is
-// what lies in a directory below that may not be read.
+// what lies in a directory below that may not be read. Of what cannot be described, as the root of a volume whose server
+// has died, there is what its directory says.
 func list(ctx context.Context, path, root string, depth int) (entries []*filesystempb.EntryInfo, err error) {
 	known := newNames()
 	err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
@@ -73,7 +74,7 @@ func list(ctx context.Context, path, root string, depth int) (entries []*filesys
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
 		case err != nil:
-			return err
+			e = &filesystempb.EntryInfo{Name: d.Name(), Type: kind(d.Type())}
 		}
 		e.Path = filepath.Join(path, rel)
 		entries = append(entries, e)

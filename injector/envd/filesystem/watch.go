@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -123,7 +124,8 @@ func (w *watch) enter(path string) {
 }
 
 // addTree watches a directory and those below it, and names everything that it finds there. Each directory is watched
-// before it is read, so that nothing falls in between.
+// before it is read, so that nothing falls in between. One below that cannot be watched, as a volume whose server has died,
+// is left out; that the kernel watches no more is an error.
 func (w *watch) addTree(dir string, each func(string)) error {
 	if err := w.kernel.Add(dir); err != nil {
 		return err
@@ -140,11 +142,21 @@ func (w *watch) addTree(dir string, each func(string)) error {
 		if !d.IsDir() {
 			continue
 		}
-		if err := w.addTree(p, each); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+		if err := w.addTree(p, each); full(err) {
 			return err
 		}
 	}
 	return nil
+}
+
+// full says whether an error is of a limit of this daemon's, and not of what it was to watch.
+func full(err error) bool {
+	for _, limit := range []error{syscall.ENOSPC, syscall.ENOMEM, syscall.EMFILE, syscall.ENFILE} {
+		if errors.Is(err, limit) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *watch) tell(path string, kind filesystempb.EventType) {
