@@ -21,7 +21,7 @@ func crowds(next http.Handler) http.Handler {
 	calls, transfers := crowd(maxCalls, callPatience, next), crowd(maxTransfers, transferPatience, next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; {
-		case path == filesystempbconnect.FilesystemWatchDirProcedure: // lasts, but holds no thread
+		case path == filesystempbconnect.FilesystemWatchDirProcedure: // lasts, holds no thread, and bounds its beginning itself
 			next.ServeHTTP(w, r)
 		case strings.HasPrefix(path, "/"+filesystempbconnect.FilesystemName+"/"):
 			calls.ServeHTTP(w, r)

@@ -22,6 +22,8 @@ type Service struct {
 	accounts *account.Directory
 	log      *slog.Logger
 
+	beginning chan struct{} // holds one for each watch that is about to begin
+
 	mu       sync.Mutex
 	watchers map[string]*mailbox
 }
@@ -30,7 +32,7 @@ var _ filesystempbconnect.FilesystemHandler = (*Service)(nil)
 
 // New makes a Service; Close ends its watchers.
 func New(accounts *account.Directory, log *slog.Logger) *Service {
-	return &Service{accounts: accounts, log: log, watchers: map[string]*mailbox{}}
+	return &Service{accounts: accounts, log: log, beginning: make(chan struct{}, maxBeginning), watchers: map[string]*mailbox{}}
 }
 
 // Handler is the service's path and its HTTP handler.

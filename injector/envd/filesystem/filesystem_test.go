@@ -18,6 +18,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sandgate-dev/sandgate/injector/envd/account"
 	pb "github.com/sandgate-dev/sandgate/injector/envd/filesystem/filesystempb"
@@ -26,7 +27,8 @@ import (
 
 type world struct {
 	filesystempbconnect.FilesystemClient
-	home string
+	service *Service
+	home    string
 }
 
 func newWorld(t *testing.T) *world {
@@ -42,7 +44,7 @@ func newWorld(t *testing.T) *world {
 		srv.CloseClientConnections()
 		srv.Close()
 	})
-	return &world{filesystempbconnect.NewFilesystemClient(srv.Client(), srv.URL, connect.WithProtoJSON()), self.Home}
+	return &world{filesystempbconnect.NewFilesystemClient(srv.Client(), srv.URL, connect.WithProtoJSON()), s, self.Home}
 }
 
 func (w *world) put(t *testing.T, path, content string) string {
@@ -466,6 +468,50 @@ func TestADeadVolumeDoesNotHideWhatLiesBesideIt(t *testing.T) {
 	require.NoError(t, err)
 	_, err = w.RemoveWatcher(t.Context(), connect.NewRequest(&pb.RemoveWatcherRequest{WatcherId: watcher.Msg.GetWatcherId()}))
 	require.NoError(t, err)
+}
+
+// hungMount is a directory with a file system whose server takes every request and answers none.
+func hungMount(t *testing.T, dir string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it mounts a FUSE file system")
+	}
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	require.NoError(t, err)
+	require.NoError(t, syscall.Mount("hung", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", device.Fd())))
+	t.Cleanup(func() {
+		require.NoError(t, device.Close()) // whoever waits gets ENOTCONN
+		require.NoError(t, syscall.Unmount(dir, syscall.MNT_DETACH))
+	})
+}
+
+func TestWatchesOfAVolumeThatHangsAreBounded(t *testing.T) {
+	w := newWorld(t)
+	volume := filepath.Join(w.home, "volume")
+	hungMount(t, volume)
+	watch := func(ctx context.Context, path string) error {
+		stream, err := w.WatchDir(ctx, connect.NewRequest(&pb.WatchDirRequest{Path: path, AllowNetworkMounts: true}))
+		if err == nil {
+			defer func() { _ = stream.Close() }()
+			stream.Receive()
+			err = stream.Err()
+		}
+		return err
+	}
+	hang, leave := context.WithCancel(t.Context())
+	defer leave()
+	var all errgroup.Group
+	for range maxBeginning {
+		all.Go(func() error { return watch(hang, volume) })
+	}
+	require.Eventually(t, func() bool { return len(w.service.beginning) == maxBeginning }, time.Minute, time.Millisecond)
+	leave()
+	require.Equal(t, connect.CodeCanceled, connect.CodeOf(all.Wait()))
+	require.Len(t, w.service.beginning, maxBeginning, "the clients have gone, and what they asked for still hangs")
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.Equal(t, connect.CodeDeadlineExceeded, connect.CodeOf(watch(short, w.home)), "who comes next waits no longer than he wants to")
 }
 
 func fuseMount(t *testing.T) string {

@@ -29,8 +29,18 @@ type asked interface {
 	GetAllowNetworkMounts() bool
 }
 
+// maxBeginning is how many watches begin at once. One of a volume that hangs keeps a thread until it answers, though its client
+// has gone; a watch that has begun keeps none.
+const maxBeginning = 128
+
 // watch begins to watch what is asked for.
-func (s *Service) watch(h http.Header, a asked, emit func(*filesystempb.FilesystemEvent)) (*watch, error) {
+func (s *Service) watch(ctx context.Context, h http.Header, a asked, emit func(*filesystempb.FilesystemEvent)) (*watch, error) {
+	select {
+	case s.beginning <- struct{}{}:
+		defer func() { <-s.beginning }()
+	case <-ctx.Done():
+		return nil, wire.Ended(ctx, "watch")
+	}
 	_, path, err := s.locate(h, a.GetPath())
 	if err != nil {
 		return nil, err
@@ -57,7 +67,7 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := make(chan *filesystempb.FilesystemEvent)
-	w, err := s.watch(req.Header(), req.Msg, func(e *filesystempb.FilesystemEvent) {
+	w, err := s.watch(ctx, req.Header(), req.Msg, func(e *filesystempb.FilesystemEvent) {
 		select {
 		case events <- e:
 		case <-ctx.Done():
@@ -145,10 +155,10 @@ func (m *mailbox) close() {
 }
 
 // CreateWatcher begins to keep changes for GetWatcherEvents.
-func (s *Service) CreateWatcher(_ context.Context, req *connect.Request[filesystempb.CreateWatcherRequest]) (*connect.Response[filesystempb.CreateWatcherResponse], error) {
+func (s *Service) CreateWatcher(begin context.Context, req *connect.Request[filesystempb.CreateWatcherRequest]) (*connect.Response[filesystempb.CreateWatcherResponse], error) {
 	ctx, cancel := context.WithCancel(context.Background()) // it outlives the request; RemoveWatcher or Close ends it
 	m := &mailbox{stop: cancel, done: make(chan struct{})}
-	w, err := s.watch(req.Header(), req.Msg, m.put)
+	w, err := s.watch(begin, req.Header(), req.Msg, m.put)
 	if err != nil {
 		cancel()
 		return nil, err
