@@ -95,6 +95,10 @@ func fromCode(e *warmpool.Error, request string) (problem, int) {
 		return p, wait(e)
 	case http.StatusServiceUnavailable:
 		return p, wait(e)
+	case http.StatusConflict:
+		if e.RetryAfter > 0 { // most conflicts do not pass by themselves
+			return p, wait(e)
+		}
 	case http.StatusInternalServerError:
 		p.ErrorCode = "internal_server_error"
 		if p.Message == "" {

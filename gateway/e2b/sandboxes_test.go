@@ -238,6 +238,17 @@ func TestCapacityIsAnsweredWithWholeSecondsToWait(t *testing.T) {
 	require.Zero(t, w.pool.Claimed())
 }
 
+func TestAConflictThatPassesIsAnsweredWithWholeSecondsToWait(t *testing.T) {
+	w := newWorld(t)
+	w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error {
+		return &warmpool.Error{Code: warmpool.Conflict, RetryAfter: time.Second, Message: "a request with this Idempotency-Key is being served"}
+	}
+	a := w.as(aliceKey, http.MethodPost, "/v2/sandboxes", `{"templateID":"base"}`)
+	require.Equal(t, 409, a.status)
+	require.Equal(t, "1", a.header.Get("Retry-After"))
+	require.Equal(t, "true", a.header.Get("Should-Retry"))
+}
+
 func TestAFailedMountIsToldAndLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.pool.OnStart = func(context.Context, warmpool.ID, warmpool.Start) error {
